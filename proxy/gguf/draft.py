@@ -9,9 +9,9 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.targets import layer_of
 
 _MTP = re.compile(r"(?:^|\.)mtp[._]")
-_LAYER = re.compile(r"(?:^|\.)layers\.([0-9]{1,5})\.")
 
 
 class DraftRequest(NamedTuple):
@@ -24,7 +24,7 @@ class DraftRequest(NamedTuple):
 def has_draft(family: Family, config: ModelConfig, names: Iterable[str]) -> bool:
     """Whether the weights have layers for multi-token prediction, of any family."""
     extra = config.blocks if family.skips_extra_layers else None
-    return any(_MTP.search(name) or (extra is not None and _layer(name) >= extra) for name in names)
+    return any(_MTP.search(name) or (extra is not None and layer_of(name) >= extra) for name in names)
 
 
 def with_draft(family: Family, config: ModelConfig, request: DraftRequest) -> Family:
@@ -49,9 +49,3 @@ def with_draft(family: Family, config: ModelConfig, request: DraftRequest) -> Fa
 def _counts(config: ModelConfig) -> Pairs:
     yield "block_count", Field.uint32(config.blocks + 1)
     yield "nextn_predict_layers", Field.uint32(1)
-
-
-def _layer(name: str) -> int:
-    """The number of its layer; -1 if it is in none."""
-    match = _LAYER.search(name)
-    return int(match[1]) if match else -1

@@ -78,7 +78,9 @@ def _rotary_share(config: ModelConfig) -> float:
     return share
 
 
-_GATES = {"softmax": 1, "sigmoid": 2}
+GATES = {"softmax": 1, "sigmoid": 2}
+"""llama.cpp's numbers of the functions of a router."""
+SIGMOID_GATE = always("expert_gating_func", Field.uint32(GATES["sigmoid"]))
 _GATE_NAMES = ("score_function", "scoring_func", "score_func", "moe_router_activation")
 
 
@@ -86,9 +88,9 @@ def _gate(config: ModelConfig) -> Pairs:
     name = config.find(*_GATE_NAMES)
     if name is None:
         return
-    if not isinstance(name, str) or name not in _GATES:
+    if not isinstance(name, str) or name not in GATES:
         raise CannotConvert(f"config.json has the unknown {_GATE_NAMES[1]} {shown(name)}")
-    yield "expert_gating_func", Field.uint32(_GATES[name])
+    yield "expert_gating_func", Field.uint32(GATES[name])
 
 
 def rope_base(config: ModelConfig) -> Pairs:

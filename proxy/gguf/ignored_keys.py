@@ -49,14 +49,8 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         *("rescale_prenorm_residual", "time_step_floor", "time_step_init_scheme", "time_step_max", "time_step_min"),
         *("time_step_scale", "router_aux_loss_coef", "output_router_logits", "router_jitter_noise"),
         *("router_z_loss_coef", "aux_loss_alpha", "seq_aux", "ep_size", "z_loss_weight", "neftune_noise_alpha"),
-        *(
-            "embd_pdrop",
-            "emb_pdrop",
-            "attn_pdrop",
-            "resid_pdrop",
-            "hidden_dropout_prob",
-            "attention_probs_dropout_prob",
-        ),
+        *("embd_pdrop", "emb_pdrop", "attn_pdrop", "resid_pdrop"),
+        *("hidden_dropout_prob", "attention_probs_dropout_prob"),
         *("recompute", "use_recompute", "altup_coef_clip", "full_attn_mod", "mtp_loss_scaling_factor"),
     ),
     "layers that predict further tokens, which are left out": (

@@ -23,8 +23,9 @@ def names_of(family: Family, blocks: int) -> frozenset[str]:
 
 def numbers_to_read(family: Family, config: ModelConfig, weights: Weights) -> list[LocatedTensor]:
     """The tensors whose bytes a conversion needs: it wants a ReadTensor for each."""
-    names = names_of(family, config.blocks) if family.single_numbers else frozenset[str]()
-    found = _located(family, weights) if names else {}
+    if not family.single_numbers:
+        return []
+    names, found = names_of(family, config.blocks), _located(family, weights)
     return [tensor for name, tensor in found.items() if name in names and tensor.size <= _NO_MORE_THAN]
 
 

@@ -65,7 +65,7 @@ def _needed_tensors(
                 continue
             if config.tied and not family.keeps_output and name.startswith("lm_head."):
                 continue
-            if family.skips_extra_layers and _layer(name) >= blocks:
+            if family.skips_extra_layers and layer_of(name) >= blocks:
                 continue
             yield LocatedTensor(path, name, source)
 
@@ -103,7 +103,7 @@ def _required(family: Family, targets: Iterable[Target]) -> Iterator[Target]:
     return (target for target in targets if TensorName.of(target.info.name).stem in family.required_biases)
 
 
-def _layer(name: str) -> int:
+def layer_of(name: str) -> int:
     """The first number in a name; -1 if there is none."""
     number = _NUMBERS.search(name)
     return int(number[0]) if number else -1

@@ -7,7 +7,7 @@ converter (b11434) does.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, check_head_size, model_space_prefix
+from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, check_equal_heads, check_head_size, model_space_prefix
 from proxy.gguf.families.common_tensors import EMBEDDING_AND_OUTPUT, LAYER, MLP, NORMS
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import SplitQkv
@@ -32,8 +32,6 @@ def _check_positions(kind: str) -> Writer:
                 f"config.json has num_hidden_layers = {config.blocks}; of Baichuan with {kind}, llama.cpp runs only "
                 f"{next(blocks for blocks, known in _POSITIONS.items() if known == kind)} layers"
             )
-        if config.kv_heads != config.heads:
-            raise CannotConvert(f"config.json has num_key_value_heads = {config.kv_heads}, unknown for Baichuan")
         yield from ()
 
     return check
@@ -46,6 +44,7 @@ def _keys(kind: str) -> tuple[Writer, ...]:
         lambda config: iter([("rope.dimension_count", Field.uint32(config.hidden // config.heads))]),
         check_head_size,
         _check_positions(kind),
+        check_equal_heads,
     )
 
 

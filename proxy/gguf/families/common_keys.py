@@ -58,6 +58,16 @@ def check_head_size(config: ModelConfig) -> Pairs:
     yield from ()
 
 
+def check_equal_heads(config: ModelConfig) -> Pairs:
+    """For families whose K and V llama.cpp expects in the size of Q."""
+    if config.kv_heads != config.heads:
+        raise CannotConvert(
+            f"config.json has num_key_value_heads = {config.kv_heads} and num_attention_heads = {config.heads}, "
+            "which llama.cpp expects to be equal for this architecture"
+        )
+    yield from ()
+
+
 def space_prefix(_: ModelConfig, files: TokenizerFiles) -> Pairs:
     if isinstance(files.config.get("add_prefix_space"), bool):
         yield "add_space_prefix", Field.boolean(files.config["add_prefix_space"])

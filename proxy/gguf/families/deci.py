@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 from proxy.gguf.families.common_keys import ANY_SILU, check_head_size, head_dim, rope_frequencies
 from proxy.gguf.families.common_tensors import ATTENTION, EMBEDDING_AND_OUTPUT, LAYER, MLP, NORMS
 from proxy.gguf.families.family import Family
-from proxy.gguf.families.rules import PermutedHeads
+from proxy.gguf.families.rules import PermutedHeads, stems_of
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, count, number, rope_base, rope_dimensions
 from proxy.gguf.model_config import CannotConvert, ModelConfig, finite
 from proxy.gguf.tensors import shown
 
 _MULTIPLE = 256
-_OF_ATTENTION = frozenset({"attn_norm", "attn_q", "attn_k", "attn_v", "attn_output"})
-_OF_FEED_FORWARD = frozenset({"ffn_norm", "ffn_gate", "ffn_up", "ffn_down"})
+_OF_ATTENTION = stems_of(ATTENTION) | {"attn_norm"}
+_OF_FEED_FORWARD = stems_of(MLP) | {"ffn_norm"}
 
 
 class _Layer(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.families.common_keys import check_layer_types, count_dense_layers
-from proxy.gguf.families.common_tensors import FUSED_EXPERTS, LAYER
+from proxy.gguf.families.common_tensors import FUSED_EXPERTS, LAYER, MLP, ROUTED_EXPERTS, SHARED_EXPERTS
 from proxy.gguf.families.deepseek import (
     COMPRESSED_QUERY,
     DEEPSEEK2,
@@ -15,6 +15,7 @@ from proxy.gguf.families.deepseek import (
 )
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.glm import GLM_MOE_SPECIAL_TOKENS
+from proxy.gguf.families.rules import stems_of
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs, count
 from proxy.gguf.model_config import CannotConvert, ModelConfig
@@ -25,11 +26,8 @@ _INDEXER: Mapping[str, str] = {
     LAYER + "self_attn.indexer.weights_proj": "blk.{}.indexer.proj",
     LAYER + "self_attn.indexer.k_norm": "blk.{}.indexer.k_norm",
 }
-_INDEXER_STEMS = frozenset({"indexer.attn_q_b", "indexer.attn_k", "indexer.proj", "indexer.k_norm"})
-_DENSE_STEMS = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
-_EXPERT_STEMS = frozenset(
-    {"ffn_gate_inp", "exp_probs_b", *(f"{stem}_{kind}" for stem in _DENSE_STEMS for kind in ("exps", "shexp"))}
-)
+_INDEXER_STEMS, _DENSE_STEMS = stems_of(_INDEXER), stems_of(MLP)
+_EXPERT_STEMS = stems_of({**ROUTED_EXPERTS, **SHARED_EXPERTS}) | {"exp_probs_b"}
 _LEAST_HEAD = 64
 """The size of the smallest Hadamard matrix with which llama.cpp multiplies heads of the indexer."""
 
@@ -60,10 +58,10 @@ def _check_query(config: ModelConfig) -> Pairs:
 
 def _indexer(config: ModelConfig) -> Pairs:
     """Half of each head has RoPE in all published models; older versions of llama.cpp rely on it."""
-    size, turned = config.positive("index_head_dim"), config.positive("qk_rope_head_dim")
-    if size != 2 * turned or size & (size - 1) or size < _LEAST_HEAD:
+    size, rotated = config.positive("index_head_dim"), config.positive("qk_rope_head_dim")
+    if size != 2 * rotated or size & (size - 1) or size < _LEAST_HEAD:
         raise CannotConvert(
-            f"config.json has index_head_dim = {size} and qk_rope_head_dim = {turned}; llama.cpp needs a power of 2 "
+            f"config.json has index_head_dim = {size} and qk_rope_head_dim = {rotated}; llama.cpp needs a power of 2 "
             f"from {_LEAST_HEAD} on, and half of it"
         )
     yield "attention.indexer.key_length", Field.uint32(size)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, late_window_caveat
+from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, check_equal_heads, late_window_caveat
 from proxy.gguf.families.common_tensors import (
     ATTENTION,
     EMBEDDING_AND_OUTPUT,
@@ -15,9 +15,8 @@ from proxy.gguf.families.common_tensors import (
     SHARED_EXPERTS,
 )
 from proxy.gguf.families.family import Family
-from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import BASIC, Pairs, always, count, flag, number
-from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.hyperparameters import BASIC, SIGMOID_GATE, Pairs, count, flag, number
+from proxy.gguf.model_config import ModelConfig
 
 
 def _basic(config: ModelConfig) -> Pairs:
@@ -25,16 +24,6 @@ def _basic(config: ModelConfig) -> Pairs:
     without = replace(config, fields={key: value for key, value in config.fields.items() if key != "scoring_func"})
     for write in BASIC:
         yield from write(without)
-
-
-def _check_heads(config: ModelConfig) -> Pairs:
-    """llama.cpp's loader expects K and V in the size of Q."""
-    if config.kv_heads != config.heads:
-        raise CannotConvert(
-            f"config.json has num_key_value_heads = {config.kv_heads} and num_attention_heads = {config.heads}, and "
-            "llama.cpp needs them to be equal for this architecture"
-        )
-    yield from ()
 
 
 DOTS1 = Family(
@@ -52,13 +41,13 @@ DOTS1 = Family(
     },
     (
         _basic,
-        _check_heads,
+        check_equal_heads,
         count("expert_feed_forward_length", "moe_intermediate_size", required=True),
         count("leading_dense_block_count", "first_k_dense_replace", required=True),
         count("expert_shared_count", "n_shared_experts", required=True),
         number("expert_weights_scale", "routed_scaling_factor", required=True),
         flag("expert_weights_norm", "norm_topk_prob", default=False),
-        always("expert_gating_func", Field.uint32(2)),
+        SIGMOID_GATE,
     ),
     defaults={
         "vocab_size": 152064,

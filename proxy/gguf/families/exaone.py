@@ -24,7 +24,7 @@ from proxy.gguf.families.common_tensors import (
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.olmo import OLMO2_TENSORS
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, flag, number
+from proxy.gguf.hyperparameters import BASIC, SIGMOID_GATE, VOCABULARY_SIZE, Pairs, always, count, flag, number
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 
 _LAYER = "transformer.h.{}."
@@ -140,7 +140,7 @@ EXAONE_MOE = Family(
         _dense_layers,
         number("expert_weights_scale", "routed_scaling_factor", required=True),
         flag("expert_weights_norm", "norm_topk_prob", default=True),
-        always("expert_gating_func", Field.uint32(2)),
+        SIGMOID_GATE,
         # The layers for multi-token prediction are skipped.
         always("nextn_predict_layers", Field.uint32(0)),
         no_rope_scaling,

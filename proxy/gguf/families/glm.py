@@ -24,11 +24,10 @@ from proxy.gguf.families.common_tensors import (
 )
 from proxy.gguf.families.deepseek import DEEPSEEK2, DEEPSEEK3, with_query_tensors
 from proxy.gguf.families.family import Family
-from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import (
     BASIC,
     FEED_FORWARD,
-    always,
+    SIGMOID_GATE,
     count,
     flag,
     number,
@@ -116,7 +115,7 @@ GLM4_MOE = Family(
         count("expert_feed_forward_length", "moe_intermediate_size", required=True),
         count("expert_shared_count", "n_shared_experts", required=True),
         count("leading_dense_block_count", "first_k_dense_replace", required=True),
-        always("expert_gating_func", Field.uint32(2)),
+        SIGMOID_GATE,
         number("expert_weights_scale", "routed_scaling_factor", required=True),
         flag("expert_weights_norm", "norm_topk_prob", default=True),
     ),
@@ -178,7 +177,7 @@ GLM4_MOE_LITE: Family = replace(
     DEEPSEEK3,
     tensors={**DEEPSEEK2.tensors, **FUSED_EXPERTS},
     # Without this key llama.cpp guesses the gating function by the size of the vocabulary.
-    hyperparameters=(*DEEPSEEK2.hyperparameters, leading_dense_blocks, always("expert_gating_func", Field.uint32(2))),
+    hyperparameters=(*DEEPSEEK2.hyperparameters, leading_dense_blocks, SIGMOID_GATE),
     defaults={
         "max_position_embeddings": 202752,
         "rms_norm_eps": 1e-5,

@@ -17,10 +17,8 @@ from proxy.gguf.families.common_tensors import (
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Reshaped, Rule, stems_of
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import BASIC, Pairs, always, count, number
+from proxy.gguf.hyperparameters import BASIC, SIGMOID_GATE, Pairs, always, count, number
 from proxy.gguf.model_config import ModelConfig
-
-_SIGMOID = 2
 
 _EXPERTS: Mapping[str, Rule | str] = {
     **{name: rule for name, rule in ROUTED_EXPERTS.items() if name != LAYER + "mlp.gate"},
@@ -61,7 +59,7 @@ HY_V3 = Family(
         _shared_experts,
         always("expert_weights_norm", Field.boolean(True)),
         number("expert_weights_scale", "router_scaling_factor", required=True),
-        always("expert_gating_func", Field.uint32(_SIGMOID)),
+        SIGMOID_GATE,
     ),
     defaults={
         "max_position_embeddings": 131072,

@@ -23,7 +23,7 @@ from proxy.gguf.families.common_tensors import (
 )
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field, ValueType
-from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number
+from proxy.gguf.hyperparameters import BASIC, SIGMOID_GATE, VOCABULARY_SIZE, Pairs, always, count, number
 from proxy.gguf.model_config import CannotConvert, ModelConfig, finite
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles, is_id
@@ -142,7 +142,7 @@ LAGUNA: Family = Family(
         count("expert_shared_feed_forward_length", "shared_expert_intermediate_size", required=True),
         always("expert_weights_norm", Field.boolean(True)),
         number("expert_weights_scale", "moe_routed_scaling_factor", required=True),
-        always("expert_gating_func", Field.uint32(2)),
+        SIGMOID_GATE,
     ),
     defaults={
         "vocab_size": 100352,

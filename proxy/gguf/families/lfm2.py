@@ -9,7 +9,7 @@ from proxy.gguf.families.common_tensors import ATTENTION, LAYER, expert_count, s
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Reshaped, Rule, Split, Stacked
 from proxy.gguf.header import Field, ValueType
-from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count
+from proxy.gguf.hyperparameters import BASIC, SIGMOID_GATE, VOCABULARY_SIZE, Pairs, count
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 
 _TENSORS: Mapping[str, Rule | str] = {
@@ -121,7 +121,7 @@ LFM2_MOE = replace(
         VOCABULARY_SIZE,
         count("expert_feed_forward_length", "moe_intermediate_size", required=True),
         count("leading_dense_block_count", "num_dense_layers", required=True),
-        always("expert_gating_func", Field.uint32(2)),
+        SIGMOID_GATE,
     ),
     defaults={
         **_DEFAULTS,

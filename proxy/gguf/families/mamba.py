@@ -6,7 +6,7 @@ from proxy.gguf.families.common_tensors import same_shape, squeezed
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Reshaped, Rule
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import Pairs, always, count, number
+from proxy.gguf.hyperparameters import Pairs, Writer, always, count, number
 from proxy.gguf.model_config import ModelConfig
 
 UNLIMITED_CONTEXT = 1 << 20
@@ -79,20 +79,29 @@ def _norms(config: ModelConfig) -> Pairs:
     yield "ssm.dt_b_c_rms", Field.boolean(config.find("model_type") == "falcon_mamba")
 
 
+BACKBONE: Mapping[str, str] = {
+    "backbone.embeddings": "token_embd",
+    "backbone.norm_f": "output_norm",
+    "lm_head": "output",
+    "backbone.layers.{}.norm": "blk.{}.attn_norm",
+}
+"""The tensors around the mixers."""
+
+WITHOUT_ATTENTION: tuple[Writer, ...] = (
+    always("context_length", Field.uint32(UNLIMITED_CONTEXT)),
+    count("embedding_length", "hidden_size", required=True),
+    always("feed_forward_length", Field.uint32(0)),
+    always("attention.head_count", Field.uint32(0)),
+)
+
 MAMBA = Family(
     "mamba",
     {
-        "backbone.embeddings": "token_embd",
-        "backbone.norm_f": "output_norm",
-        "lm_head": "output",
-        "backbone.layers.{}.norm": "blk.{}.attn_norm",
+        **BACKBONE,
         **mamba_tensors("backbone.layers.{}.mixer."),
     },
     (
-        always("context_length", Field.uint32(UNLIMITED_CONTEXT)),
-        count("embedding_length", "hidden_size", required=True),
-        always("feed_forward_length", Field.uint32(0)),
-        always("attention.head_count", Field.uint32(0)),
+        *WITHOUT_ATTENTION,
         count("block_count", "num_hidden_layers", "n_layer", required=True),
         count("ssm.conv_kernel", "conv_kernel", required=True),
         count("ssm.inner_size", "intermediate_size", required=True),

@@ -2,9 +2,9 @@
 
 from proxy.gguf.families.common_keys import ANY_SILU, check_unlimited_steps
 from proxy.gguf.families.family import Family
-from proxy.gguf.families.mamba import MAMBA2_SHAPES, UNLIMITED_CONTEXT, mamba2_tensors
+from proxy.gguf.families.mamba import BACKBONE, MAMBA2_SHAPES, WITHOUT_ATTENTION, mamba2_tensors
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import Pairs, always, count, number
+from proxy.gguf.hyperparameters import Pairs, count, number
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 
 
@@ -22,17 +22,11 @@ def _sizes(config: ModelConfig) -> Pairs:
 MAMBA2 = Family(
     "mamba2",
     {
-        "backbone.embeddings": "token_embd",
-        "backbone.norm_f": "output_norm",
-        "lm_head": "output",
-        "backbone.layers.{}.norm": "blk.{}.attn_norm",
+        **BACKBONE,
         **mamba2_tensors("backbone.layers.{}.mixer."),
     },
     (
-        always("context_length", Field.uint32(UNLIMITED_CONTEXT)),
-        count("embedding_length", "hidden_size", required=True),
-        always("feed_forward_length", Field.uint32(0)),
-        always("attention.head_count", Field.uint32(0)),
+        *WITHOUT_ATTENTION,
         count("block_count", "num_hidden_layers", required=True),
         count("ssm.conv_kernel", "conv_kernel", required=True),
         count("ssm.state_size", "state_size", required=True),

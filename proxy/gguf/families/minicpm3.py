@@ -16,14 +16,14 @@ _ROPE_BASE = 10000
 
 def _sizes(config: ModelConfig) -> Pairs:
     """llama.cpp takes the size of the values from the embedding, and has as many heads of K and V as of Q."""
-    turned, values = config.positive("qk_rope_head_dim"), config.optional_count("v_head_dim")
+    rotated, values = config.positive("qk_rope_head_dim"), config.optional_count("v_head_dim")
     if values not in (None, config.hidden // config.heads) or config.kv_heads != config.heads:
         raise CannotConvert(
             f"config.json has v_head_dim = {values}, {config.heads} heads and {config.kv_heads} heads of K and V in an "
             f"embedding of {config.hidden}, which llama.cpp does not expect"
         )
-    yield "attention.key_length", Field.uint32(config.positive("qk_nope_head_dim") + turned)
-    yield "rope.dimension_count", Field.uint32(turned)
+    yield "attention.key_length", Field.uint32(config.positive("qk_nope_head_dim") + rotated)
+    yield "rope.dimension_count", Field.uint32(rotated)
 
 
 def _check_rope_base(config: ModelConfig) -> Pairs:

@@ -12,7 +12,7 @@ from proxy.gguf.families.common_tensors import (
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Stacked
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import BASIC, Pairs, always, count
+from proxy.gguf.hyperparameters import BASIC, SIGMOID_GATE, Pairs, count
 from proxy.gguf.model_config import CannotConvert, ModelConfig, finite
 from proxy.gguf.tensors import shown
 
@@ -62,7 +62,7 @@ MINIMAX_M2 = Family(
         _rotary_dimensions,
         _check_attention_types,
         # llama.cpp's loader knows no other default than none, with which its graph stops.
-        always("expert_gating_func", Field.uint32(2)),
+        SIGMOID_GATE,
     ),
     defaults={
         "vocab_size": 200064,

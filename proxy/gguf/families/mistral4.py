@@ -26,12 +26,12 @@ def _temperature(config: ModelConfig) -> Pairs:
 
 
 def _check_rotary_part(config: ModelConfig) -> Pairs:
-    turned, rest = config.positive("qk_rope_head_dim"), config.positive("qk_nope_head_dim")
+    rotated, rest = config.positive("qk_rope_head_dim"), config.positive("qk_nope_head_dim")
     share = config.rope.get("partial_rotary_factor")
-    if share not in (None, turned / (turned + rest)):
+    if share not in (None, rotated / (rotated + rest)):
         raise CannotConvert(
-            f"config.json has partial_rotary_factor = {shown(share)}, and a RoPE for {turned} numbers of a head of "
-            f"{turned + rest}"
+            f"config.json has partial_rotary_factor = {shown(share)}, and a RoPE for {rotated} numbers of a head of "
+            f"{rotated + rest}"
         )
     yield from ()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, one_rope_base, sliding_layers
+from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, check_equal_heads, one_rope_base, sliding_layers
 from proxy.gguf.families.common_tensors import (
     ATTENTION,
     ATTENTION_BIAS,
@@ -17,8 +17,7 @@ from proxy.gguf.families.common_tensors import (
 )
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import BASIC, Pairs, always, number
-from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.hyperparameters import BASIC, always, number
 
 OLMO = Family(
     "olmo",
@@ -59,20 +58,10 @@ OLMO3 = Family(
 )
 
 
-def _check_kv_heads(config: ModelConfig) -> Pairs:
-    """llama.cpp expects the norm of K to be as wide as the embedding."""
-    if config.kv_heads != config.heads:
-        raise CannotConvert(
-            f"config.json has num_key_value_heads = {config.kv_heads} and num_attention_heads = {config.heads}, "
-            "which llama.cpp expects to be equal for this architecture"
-        )
-    yield from ()
-
-
 OLMOE = Family(
     "olmoe",
     {**EMBEDDING_AND_OUTPUT, **NORMS, **ATTENTION, **QK_NORMS, **ROUTED_EXPERTS, **FUSED_EXPERTS},
-    (*BASIC, _check_kv_heads),
+    (*BASIC, check_equal_heads),
     defaults={
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,

@@ -4,12 +4,11 @@ from proxy.gguf.families.common_tensors import ATTENTION, EMBEDDING_AND_OUTPUT, 
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Stacked
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count
+from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, GATES, Pairs, count
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 
 _WINDOW, _PERIOD = 4096, 4
 """llama.cpp's window and its period of layers without one, whatever the GGUF has."""
-_SOFTMAX, _SIGMOID = 1, 2
 _EXPERTS = size_from("moe_num_primary_experts")
 
 
@@ -29,7 +28,7 @@ def _layers(config: ModelConfig) -> Pairs:
 
 def _gate(config: ModelConfig) -> Pairs:
     softmax = config.flag("moe_primary_router_apply_softmax", default=False)
-    yield "expert_gating_func", Field.uint32(_SOFTMAX if softmax else _SIGMOID)
+    yield "expert_gating_func", Field.uint32(GATES["softmax" if softmax else "sigmoid"])
 
 
 SMALL_THINKER = Family(
