@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.model_config import CannotConvert, ModelConfig, as_integer
@@ -83,18 +82,20 @@ def _text(token: object) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def write_specials(family: Family, config: ModelConfig, files: TokenizerFiles, size: int, *, strict: bool) -> Pairs:
+def write_specials(
+    defaults: Mapping[str, str], config: ModelConfig, files: TokenizerFiles, size: int, *, strict: bool
+) -> Pairs:
     """The ids of the special tokens, and which of them begin and end a text.
 
-    `size` is the vocabulary's. If `strict`, an id beyond it is refused; else it is left out, as llama.cpp does for
-    SentencePiece.
+    `defaults` are the family's: name such as `eot` → text. `size` is the vocabulary's. If `strict`, an id beyond it is
+    refused; else it is left out, as llama.cpp does for SentencePiece.
     """
     special = _SpecialVocab(files)
     ids: dict[str, int] = {}
     added_ids = {token["content"]: token["id"] for token in reversed(files.added_tokens)}
     candidates = [(name, added_ids.get(text)) for name, text in special.texts.items()] if files.config else []
     candidates += [(name, as_integer(config.find(f"{name}_token_id"))) for name in special.names]
-    candidates += [(name, added_ids.get(text)) for name, text in family.special_tokens.items()]
+    candidates += [(name, added_ids.get(text)) for name, text in defaults.items()]
     for name, token_id in candidates:
         if type(token_id) is not int or token_id == -1 or name in ids:
             continue

@@ -111,17 +111,17 @@ def _write(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
         case "wordpiece":
             tokens = read_wordpieces(config, files)
             yield from tokens.pairs("bert", "default")
-            yield from write_specials(family, config, files, len(tokens), strict=False)
+            yield from write_specials(family.special_tokens, config, files, len(tokens), strict=False)
             yield from wordpiece.write_normalizer(files)
         case "unigram":
             tokens = read_unigram(config, files)
             yield from tokens.pairs("t5", "default")
-            yield from write_specials(family, config, files, len(tokens), strict=False)
+            yield from write_specials(family.special_tokens, config, files, len(tokens), strict=False)
             yield from unigram.write_normalizer(files)
         case "rwkv":
             tokens = read_rwkv(config, files)
             yield from tokens.pairs("rwkv", None)
-            yield from write_specials(family, config, files, len(tokens), strict=True)
+            yield from write_specials(family.special_tokens, config, files, len(tokens), strict=True)
             yield from write_ends(tokens)
         case "bpe":
             yield from _write_byte_level(family, config, files)
@@ -138,7 +138,7 @@ def _write_sentencepiece(family: Family, config: ModelConfig, files: TokenizerFi
         require_space_prefix(files.tokenizer)
         tokens = _pieces_of_json(config, files)
     yield from tokens.pairs("llama", "default")
-    yield from write_specials(family, config, files, len(tokens), strict=False)
+    yield from write_specials(family.special_tokens, config, files, len(tokens), strict=False)
 
 
 def _write_merged_pieces(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
@@ -148,7 +148,7 @@ def _write_merged_pieces(family: Family, config: ModelConfig, files: TokenizerFi
     # llama.cpp splits at line ends, because of the tokenizer's name.
     yield from tokens.pairs(family.architecture, None)
     yield "merges", Field.strings(_merges(_model(files.tokenizer)))
-    yield from write_specials(family, config, files, len(tokens), strict=True)
+    yield from write_specials(family.special_tokens, config, files, len(tokens), strict=True)
 
 
 def _write_byte_level(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
@@ -156,7 +156,7 @@ def _write_byte_level(family: Family, config: ModelConfig, files: TokenizerFiles
     tokens = _byte_level(family, config, files)
     yield from tokens.pairs("gpt2", pre)
     yield "merges", Field.strings(_merges(_model(files.tokenizer)))
-    specials = dict(write_specials(family, config, files, len(tokens), strict=True))
+    specials = dict(write_specials(family.special_tokens, config, files, len(tokens), strict=True))
     # Without this key, llama.cpp adds BOS for llama-bpe and tekken, and Ollama's engine for all (v0.24: qwen3).
     # transformers does not.
     specials.setdefault("add_bos_token", Field.boolean(False))
