@@ -95,6 +95,9 @@ class _Reader:
             return self.string()
         if kind == _ARRAY:
             inner, count = self.number("I"), self.number("Q")
+            if inner in _SCALARS:
+                self._offset += count * struct.calcsize("<" + _SCALARS[inner])
+                return None
             for _ in range(count):
                 self.value(inner)
             return None

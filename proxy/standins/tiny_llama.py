@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -41,6 +42,11 @@ LICENSE = "The random numbers in this repository belong to nobody; do with them 
 
 def tiny_llama(*, seed: int = 0, shards: int = 1) -> dict[str, bytes]:
     """The files of the repository. The same seed gives the same tensors, in any number of shards."""
+    return dict(_files(seed, shards))
+
+
+@lru_cache(maxsize=4)
+def _files(seed: int, shards: int) -> dict[str, bytes]:
     vocabulary, merges = _vocabulary()
     specials = {text: len(vocabulary) + number for number, text in enumerate(SPECIALS)}
     vocabulary_size = len(vocabulary) + len(specials)
