@@ -81,7 +81,7 @@ def _rotary_share(config: ModelConfig) -> float:
 GATES = {"softmax": 1, "sigmoid": 2}
 """llama.cpp's numbers of the functions of a router."""
 SIGMOID_GATE = always("expert_gating_func", Field.uint32(GATES["sigmoid"]))
-_GATE_NAMES = ("score_function", "scoring_func", "score_func", "moe_router_activation")
+_GATE_NAMES = ("score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func")
 
 
 def _gate(config: ModelConfig) -> Pairs:

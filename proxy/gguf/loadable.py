@@ -87,10 +87,12 @@ class _Sizes:
     def of(self, block: int | None) -> Mapping[str, int]:
         """The sizes in a block, or outside of the blocks for None."""
         attention = self._attention(block)
+        latent = self._latent_attention(attention["n_head"], attention["n_rot"])
         return {
             **self._embedding(),
             **attention,
-            **self._latent_attention(attention["n_head"], attention["n_rot"]),
+            **latent,
+            **self._delta_net(attention, latent),
             **self._indexer(),
             **self._feed_forward(block),
             **self._state_space(),
@@ -153,6 +155,17 @@ class _Sizes:
             "n_embd_head_v_mla": value_length,
             "n_q_mla": n_head * key_length,
             "n_o_mla": n_head * value_length,
+        }
+
+    def _delta_net(self, attention: Mapping[str, int], latent: Mapping[str, int]) -> dict[str, int]:
+        """Sizes of Kimi's linear attention (KDA), and of Q and the output in layers with or without it."""
+        size = self.read("kda.head_dim")
+        heads, is_linear = attention["n_head"], size and not attention["n_head_kv"]
+        return {
+            "n_embd_head_kda": size,
+            "n_kda": heads * size,
+            "n_q_kda": heads * size if is_linear else latent["n_q_mla"],
+            "n_o_kda": heads * size if is_linear else latent["n_o_mla"],
         }
 
     def _indexer(self) -> dict[str, int]:

@@ -74,6 +74,12 @@ _EXAONE_MOE = (
     f"{_CONTRACTIONS}|{_LEADING}(?:\\p{{L}}\\p{{M}}*(?: \\p{{L}}\\p{{M}}*)*)+|\\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
 )
+_WITHOUT_HAN = r"&&[^\p{Han}]]"
+_KIMI_UPPER, _KIMI_LOWER = (letters.removesuffix("]") + _WITHOUT_HAN for letters in (_UPPER, _LOWER))
+_KIMI = (
+    f"[\\p{{Han}}]+|{_LEADING}{_KIMI_UPPER}*{_KIMI_LOWER}+{_CONTRACTIONS}?"
+    f"|{_LEADING}{_KIMI_UPPER}+{_KIMI_LOWER}*{_CONTRACTIONS}?|\\p{{N}}{{1,3}}{_TAIL}"
+)
 
 PRE_TOKENIZER_NAMES: Mapping[tuple[Fingerprint, bool], str] = {
     **{(steps, True): "llama-bpe" for pattern in _DIGIT_TRIPLES for steps in _matched(pattern)},
@@ -82,6 +88,7 @@ PRE_TOKENIZER_NAMES: Mapping[tuple[Fingerprint, bool], str] = {
     **{(steps, False): "qwen35" for steps in _matched(_QWEN35)},
     **{(steps, True): "tekken" for steps in _matched(_TEKKEN)},
     **{(steps, False): "gpt-4o" for steps in _matched(_GPT_4O)},
+    (_split(_KIMI), False): "kimi-k2",
     **{(steps, False): "exaone-moe" for steps in _matched(_EXAONE_MOE)},
     **{(steps, False): "seed-coder" for steps in _matched(_SEED)},
     (
@@ -138,6 +145,17 @@ PRE_TOKENIZER_NAMES: Mapping[tuple[Fingerprint, bool], str] = {
     ((_INDIVIDUAL_DIGITS, _BYTE_LEVEL_WORDS), False): "smollm",
 }
 """(Steps, `ignore_merges`) → name. Only one of several names that mean the same in llama.cpp stands here."""
+
+
+def knows_pattern(pattern: str) -> bool:
+    """Whether there is a name for splits at the matches of this pattern."""
+    return (_split(pattern), False) in PRE_TOKENIZER_NAMES
+
+
+def pattern_steps(pattern: str) -> list[dict[str, Any]]:
+    """The steps in tokenizer.json for splits at the matches of this pattern."""
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return [split, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]
 
 
 def name_pre_tokenizer(tokenizer: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.gguf.model_config import CannotConvert
@@ -13,6 +13,9 @@ from proxy.gguf.tensors import shown
 TOKENIZER = "tokenizer.json"
 SENTENCEPIECE = "tokenizer.model"
 RWKV = "rwkv_vocab_v20230424.txt"
+TIKTOKEN = "tiktoken.model"
+TOKENIZER_CODE = ("tokenization_kimi.py", "tokenization_moonshot.py")
+"""Code that reads tiktoken.model. It is searched for what no other file has, and never run."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIALS = "special_tokens_map.json"
 ADDED = "added_tokens.json"
@@ -35,12 +38,18 @@ class TokenizerFiles:
     """tokenizer.model, not parsed."""
     rwkv: bytes | None = None
     """RWKV's vocabulary, not parsed."""
+    tiktoken: bytes | None = None
+    """tiktoken.model, not parsed."""
+    code: Mapping[str, bytes] = field(default_factory=dict)
+    """The files of TOKENIZER_CODE by path."""
 
     @classmethod
     def read(cls, contents: Mapping[str, bytes]) -> "TokenizerFiles":
         paths = (TOKENIZER, TOKENIZER_CONFIG, SPECIALS, ADDED, GENERATION_CONFIG)
         tokenizer, config, specials, added, generation = (_object(path, contents.get(path)) for path in paths)
-        return cls(tokenizer, config, specials, added, generation, contents.get(SENTENCEPIECE), contents.get(RWKV))
+        code = {path: contents[path] for path in TOKENIZER_CODE if path in contents}
+        model, rwkv, tiktoken = (contents.get(path) for path in (SENTENCEPIECE, RWKV, TIKTOKEN))
+        return cls(tokenizer, config, specials, added, generation, model, rwkv, tiktoken, code)
 
     @property
     def added_tokens(self) -> Sequence[Mapping[str, Any]]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from proxy.gguf import unigram, wordpiece
@@ -16,10 +17,12 @@ from proxy.gguf.sentencepiece import PieceType as Type
 from proxy.gguf.spaces import require_space_prefix, space_prefix
 from proxy.gguf.special_tokens import merge_added_tokens, read_additions, write_specials
 from proxy.gguf.tensors import shown
+from proxy.gguf.tiktoken_vocabulary import read_tiktoken
 from proxy.gguf.tokenizer_files import (
     ADDED,
     RWKV,
     SENTENCEPIECE,
+    TIKTOKEN,
     TOKENIZER,
     TokenizerFiles,
     is_id,
@@ -42,7 +45,7 @@ _NUL_REPLACEMENT = "\U0001f409"
 """llama.cpp's converter writes this for the piece NUL, which would end a text in C."""
 
 
-_FILES = {"sentencepiece": SENTENCEPIECE, "rwkv": RWKV}
+_FILES = {"sentencepiece": SENTENCEPIECE, "rwkv": RWKV, "tiktoken": TIKTOKEN}
 """Type of tokenizer → its file; all other types stand in tokenizer.json."""
 
 
@@ -98,6 +101,7 @@ def _tokenizer_type(family: Family, files: TokenizerFiles) -> str | None:
         "unigram": is_unigram(files.tokenizer),
         "rwkv": files.rwkv is not None,
         "bpe": bool(files.tokenizer),
+        "tiktoken": files.tiktoken is not None,
     }
     return next((name for name, present in is_present.items() if present and name in family.tokenizers), None)
 
@@ -124,7 +128,9 @@ def _write(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
             yield from write_specials(family.special_tokens, config, files, len(tokens), strict=True)
             yield from write_ends(tokens)
         case "bpe":
-            yield from _write_byte_level(family, config, files)
+            yield from _write_byte_level(family, config, files, files.tokenizer)
+        case "tiktoken":
+            yield from _write_byte_level(family, config, files, read_tiktoken(files))
         case _:
             names = " or ".join(dict.fromkeys(_FILES.get(name, TOKENIZER) for name in family.tokenizers))
             raise CannotConvert(f"the repository has no {names} that {family.architecture} can use")
@@ -151,11 +157,14 @@ def _write_merged_pieces(family: Family, config: ModelConfig, files: TokenizerFi
     yield from write_specials(family.special_tokens, config, files, len(tokens), strict=True)
 
 
-def _write_byte_level(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
-    pre = name_pre_tokenizer(files.tokenizer)
-    tokens = _byte_level(family, config, files)
+def _write_byte_level(
+    family: Family, config: ModelConfig, files: TokenizerFiles, tokenizer: Mapping[str, Any]
+) -> Pairs:
+    """`tokenizer` has the form of a tokenizer.json. Ids of special tokens are from the files that there are."""
+    pre = name_pre_tokenizer(tokenizer)
+    tokens = _byte_level(family, config, replace(files, tokenizer=tokenizer))
     yield from tokens.pairs("gpt2", pre)
-    yield "merges", Field.strings(_merges(_model(files.tokenizer)))
+    yield "merges", Field.strings(_merges(_model(tokenizer)))
     specials = dict(write_specials(family.special_tokens, config, files, len(tokens), strict=True))
     # Without this key, llama.cpp adds BOS for llama-bpe and tekken, and Ollama's engine for all (v0.24: qwen3).
     # transformers does not.

@@ -67,6 +67,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "hy_v3": Version(0, 32, 2),
     "jamba": Version(0, 11, 5),
     "jina-bert-v2": Version(0, 11, 5),  # older versions expect the two halves of the MLP in two tensors
+    "kimi-linear": LLAMA_SERVER,
     "laguna": Version(0, 32, 3),  # older versions have other names for its tensors and keys
     "lfm2": Version(0, 11, 5),
     "lfm2moe": Version(0, 12, 6),
@@ -108,6 +109,7 @@ PRE_TOKENIZER_SINCE: Mapping[str, Version] = {
     CASED: LLAMA_SERVER,  # Ollama's own engine turns all letters into lower case
     "exaone-moe": LLAMA_SERVER,
     "gpt-4o": Version(0, 5, 13),
+    "kimi-k2": Version(0, 11, 5),
     "laguna": Version(0, 32, 3),
     "qwen35": LLAMA_SERVER,
     "seed-coder": Version(0, 7, 0),

@@ -22,7 +22,7 @@ from proxy.gguf.model_config import CannotKeep
 from proxy.gguf.single_numbers import numbers_to_read
 from proxy.gguf.tensor_sources import FixedBytes, ReadTensor, SourceRange, SourceTensor
 from proxy.gguf.tensors import GgufError
-from proxy.gguf.tokenizer_files import TokenizerFiles
+from proxy.gguf.tokenizer_files import TokenizerFiles, read_added_tokens_decoder
 from proxy.gguf.transforms import WIDTHS
 from proxy.gguf.unpacking import READ_MARKS, tensors_to_read
 from proxy.gguf.vocabulary import adds_bos
@@ -89,6 +89,8 @@ def read_tokens(
     with _conversion_errors(repository):
         files = TokenizerFiles.read(contents)
         added = {token["id"]: token["content"] for token in files.added_tokens}
+        if not files.tokenizer:
+            added = {token_id: token["content"] for token_id, token in read_added_tokens_decoder(files)}
         return added, adds_bos(family, family.config(config), files)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from proxy.errors import Refusal
-from proxy.gguf.tokenizer_files import RWKV
+from proxy.gguf.tokenizer_files import RWKV, TIKTOKEN, TOKENIZER_CODE
 from proxy.planning.json_files import UPLOAD_AGAIN, as_object
 from proxy.sources.base import Repository, RepositoryFile
 
@@ -21,6 +21,8 @@ COMPANIONS = (
     CONFIG,
     *TOKENIZERS,
     RWKV,
+    TIKTOKEN,
+    *TOKENIZER_CODE,
     TOKENIZER_CONFIG,
     "generation_config.json",
     "added_tokens.json",
@@ -72,7 +74,7 @@ def choose_files(repository: Repository, index: bytes | None, more: Iterable[str
         check_path(repository.id, file.path)
     if CONFIG not in files:
         raise NotConvertible(f"{repository.id} has no {CONFIG}, which names the architecture of the weights")
-    if not any(path in files and files[path].size for path in (*TOKENIZERS, RWKV)):
+    if not any(path in files and files[path].size for path in (*TOKENIZERS, RWKV, TIKTOKEN)):
         only = f" but {TEKKEN}, Mistral's own format, which the proxy does not read" if TEKKEN in files else ""
         raise NotConvertible(f"{repository.id} has no tokenizer{only}: it needs one of {' and '.join(TOKENIZERS)}")
     return Selection(weights, companions, weight_map, warnings)

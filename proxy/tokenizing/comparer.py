@@ -5,13 +5,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
-from proxy.gguf.tokenizer_files import SPECIALS, TOKENIZER, TOKENIZER_CONFIG
+from proxy.gguf.tokenizer_files import SPECIALS, TIKTOKEN, TOKENIZER, TOKENIZER_CODE, TOKENIZER_CONFIG
 from proxy.tokenizing.token_worker import LARGEST_ANSWER, build_question
 from proxy.tokenizing.verdict import Verdict, not_compared
 from proxy.workers.processes import LoopLock, ask_worker
 from proxy.workers.recent import RecentResults
 
-_FILES = (TOKENIZER, TOKENIZER_CONFIG, SPECIALS)
+_FILES = (TOKENIZER, TIKTOKEN, *TOKENIZER_CODE, TOKENIZER_CONFIG, SPECIALS)
 # The worker ends itself after a minute of CPU time. This limit is for a worker that waits or shares its CPU.
 _SECONDS = 180.0
 
@@ -24,8 +24,11 @@ class Comparer:
         self._lock = LoopLock()
 
     async def compare(self, files: Mapping[str, bytes], header: bytes, sample: str) -> Verdict:
-        """`files` has the repository's small files by path; without a tokenizer.json there is nothing to compare."""
-        if TOKENIZER not in files:
+        """`files` has the repository's small files by path.
+
+        Without a tokenizer.json or a tiktoken.model there is nothing to compare.
+        """
+        if TOKENIZER not in files and TIKTOKEN not in files:
             return Verdict()
         question = build_question({path: files[path] for path in _FILES if path in files}, header, sample)
         key = await asyncio.to_thread(_digest, question)

@@ -1,4 +1,4 @@
-"""Compares a repository's tokenizer.json with llama.cpp's reading of the GGUF made from it. Pure.
+"""Compares a repository's tokenizer.json or tiktoken.model with llama.cpp's reading of the GGUF made from it. Pure.
 
 It imports the `tokenizers` package, which the server must not load: import it from `token_worker` only.
 """
@@ -12,10 +12,11 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from proxy.chat.conversations import ordinary_text
-from proxy.gguf.header import read_header
+from proxy.gguf.header import Field, read_header
 from proxy.gguf.special_tokens import special_texts
 from proxy.gguf.tensors import shown
-from proxy.gguf.tokenizer_files import SPECIALS, TOKENIZER, TOKENIZER_CONFIG
+from proxy.gguf.tiktoken_vocabulary import read_tiktoken
+from proxy.gguf.tokenizer_files import SPECIALS, TIKTOKEN, TOKENIZER, TOKENIZER_CONFIG, TokenizerFiles
 from proxy.tokenizing.llama_tokenizer import LlamaTokenizer, UnknownTokenizer
 from proxy.tokenizing.sample_texts import COMMON_TEXTS, RARE_TEXTS, common_texts
 from proxy.tokenizing.verdict import Verdict, not_compared
@@ -28,12 +29,13 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclass(frozen=True, slots=True)
 class _Difference:
+    path: str
     text: str
     own_tokens: str
     llama_tokens: str
 
     def __str__(self) -> str:
-        return f"in {self.text!r}, {TOKENIZER} makes {self.own_tokens}, and llama.cpp would make {self.llama_tokens}"
+        return f"in {self.text!r}, {self.path} makes {self.own_tokens}, and llama.cpp would make {self.llama_tokens}"
 
 
 def compare_tokenizers(files: Mapping[str, bytes], header: bytes, sample: str) -> Verdict:
@@ -42,21 +44,23 @@ def compare_tokenizers(files: Mapping[str, bytes], header: bytes, sample: str) -
     A difference in the sample or in a common text is a refusal, and so is a special token that llama.cpp does not
     find. A difference in rare texts is a remark.
     """
+    metadata = read_header(header).metadata
     try:
-        own = _own_tokenizer(files)
+        own = _own_tokenizer(files, metadata)
     except Exception as error:  # noqa: BLE001 - the package raises any exception for a file that it cannot read
         return not_compared(f"the tokenizers package cannot read it ({str(error)[:200]})")
     try:
-        llama = LlamaTokenizer(read_header(header).metadata)
+        llama = LlamaTokenizer(metadata)
     except UnknownTokenizer as error:
         return not_compared(f"the proxy does not know {error}")
     checks_ends = not sample and own.post_processor is not None and not _config_sets_ends(files)
-    return _Comparison(own, llama, sample, checks_ends=checks_ends).verdict()
+    path = TOKENIZER if TOKENIZER in files else TIKTOKEN
+    return _Comparison(own, llama, sample, path, checks_ends=checks_ends).verdict()
 
 
-def _own_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
+def _own_tokenizer(files: Mapping[str, bytes], metadata: Mapping[str, Field]) -> Tokenizer:
     """As transformers loads it: also with the added tokens of tokenizer_config.json."""
-    own = Tokenizer.from_str(files[TOKENIZER].decode())
+    own = Tokenizer.from_str(files[TOKENIZER].decode() if TOKENIZER in files else _tiktoken(files, metadata))
     own.no_truncation()
     own.no_padding()
     config, specials = (json.loads(files.get(path, b"{}")) for path in (TOKENIZER_CONFIG, SPECIALS))
@@ -69,6 +73,13 @@ def _own_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
             added[text] = AddedToken(text, special=True, normalized=False)
     own.add_tokens([_unnormalized(token) if token.special else token for token in added.values()])
     return own
+
+
+def _tiktoken(files: Mapping[str, bytes], metadata: Mapping[str, Field]) -> str:
+    """As a tokenizer.json, with the merges of the GGUF. tiktoken does not merge a word that is a token."""
+    tokenizer = read_tiktoken(TokenizerFiles.read(files), metadata["tokenizer.ggml.merges"].value)  # type: ignore[arg-type]
+    added = [{**dict.fromkeys(_FLAGS, False), **token} for token in tokenizer["added_tokens"]]
+    return json.dumps({**tokenizer, "added_tokens": added, "model": {**tokenizer["model"], "ignore_merges": True}})
 
 
 def _unnormalized(token: AddedToken) -> AddedToken:
@@ -84,8 +95,9 @@ def _config_sets_ends(files: Mapping[str, bytes]) -> bool:
 
 
 class _Comparison:
-    def __init__(self, own: Tokenizer, llama: LlamaTokenizer, sample: str, *, checks_ends: bool) -> None:
+    def __init__(self, own: Tokenizer, llama: LlamaTokenizer, sample: str, path: str, *, checks_ends: bool) -> None:
         self._own, self._llama, self._sample, self._checks_ends = own, llama, sample, checks_ends
+        self._path = path
         self._added = own.get_added_tokens_decoder()
         self._used = {token_id for token_id in self._own_ids(sample) if token_id in self._added}
 
@@ -103,7 +115,7 @@ class _Comparison:
         if self._checks_ends:
             own, llama = self._own.encode("a").ids, self._llama.encode("a", add_special=True)
             if own != llama:
-                difference = _Difference("a", self._list_own(own), self._list_llama(llama))
+                difference = _Difference(self._path, "a", self._list_own(own), self._list_llama(llama))
                 yield f"the tokens that begin and end a text would differ: {difference}"
 
     def _remarks(self) -> Iterator[str]:
@@ -115,17 +127,20 @@ class _Comparison:
         }
         if differences:
             first = next(iter(differences.values()))
-            yield f"llama.cpp makes other tokens than {TOKENIZER} for {', '.join(differences)}: {first}"
+            yield f"llama.cpp makes other tokens than {self._path} for {', '.join(differences)}: {first}"
         if self._sample and (difference := self._difference(COMMON_TEXTS[0])):
             yield f"without the chat template, a text begins with other tokens: {difference}"
         if missing := list(self._missing_tokens()):
             names = ", ".join(map(shown, missing[:3]))
-            yield f"tokens of {TOKENIZER} that the GGUF lacks: {len(missing)}, such as {names}"
+            yield f"tokens of {self._path} that the GGUF lacks: {len(missing)}, such as {names}"
+        if self._path == TIKTOKEN and (unmade := self._llama.unmade_tokens()):
+            names = ", ".join(map(shown, unmade[:3]))
+            yield f"tokens of {TIKTOKEN} that llama.cpp never makes of words: {len(unmade)}, such as {names}"
         specials = [at for at, token in self._added.items() if token.special and at < len(self._llama.texts)]
         used_first = sorted(specials, key=lambda token_id: token_id not in self._used)[:_MAX_SPECIALS]
         wrong = [self._added[token_id].content for token_id in used_first if self._difference_around(token_id)]
         if wrong:
-            yield f"llama.cpp makes other tokens than {TOKENIZER} next to {', '.join(map(shown, wrong[:3]))}"
+            yield f"llama.cpp makes other tokens than {self._path} next to {', '.join(map(shown, wrong[:3]))}"
 
     def _wrong_tokens(self) -> Iterator[str]:
         for token_id, token in sorted(self._added.items()):
@@ -133,19 +148,19 @@ class _Comparison:
             if token_id >= len(self._llama.texts):
                 if is_used:
                     yield (
-                        f"the chat template uses the token {shown(text)}, to which {TOKENIZER} gives the id "
+                        f"the chat template uses the token {shown(text)}, to which {self._path} gives the id "
                         f"{token_id}, but the weights have only {len(self._llama.texts)} rows"
                     )
             elif not (token.special or is_used):
                 continue
             elif self._llama.texts[token_id] != text:
                 yield (
-                    f"{TOKENIZER} gives the token {shown(text)} the id {token_id}, but the GGUF would give this id to "
+                    f"{self._path} gives the token {shown(text)} the id {token_id}, but the GGUF would give this id to "
                     f"{shown(self._llama.texts[token_id])}"
                 )
             elif not self._finds(token_id):
                 yield (
-                    f"{TOKENIZER} gives the token {shown(text)} the id {token_id}, but llama.cpp would make "
+                    f"{self._path} gives the token {shown(text)} the id {token_id}, but llama.cpp would make "
                     f"{self._list_llama(self._llama_ids(text))} of its text"
                 )
 
@@ -184,7 +199,8 @@ class _Comparison:
         first = next((at for at, (left, right) in enumerate(pairs) if left != right), min(len(own), len(llama)))
         shown_part = slice(first, first + _SHOWN_TOKENS)
         start, stop = self._span(encoding.offsets[shown_part], len(text))
-        return _Difference(text[start:stop], self._list_own(own[shown_part]), self._list_llama(llama[shown_part]))
+        lists = self._list_own(own[shown_part]), self._list_llama(llama[shown_part])
+        return _Difference(self._path, text[start:stop], *lists)
 
     @staticmethod
     def _span(offsets: Iterable[tuple[int, int]], length: int) -> tuple[int, int]:

@@ -84,6 +84,12 @@ class LlamaTokenizer:
             after_special = isinstance(part, int)
         return [*ids, *self._end()] if add_special else ids
 
+    def unmade_tokens(self) -> list[str]:
+        """The tokens of a byte-level BPE that consist of several bytes and that no merge makes."""
+        made = {merge.replace(" ", "") for merge in self._value("merges")}
+        normal = (text for text, kind in zip(self.texts, self._types, strict=True) if kind == PieceType.NORMAL)
+        return [text for text in normal if len(text) > 1 and text not in made]
+
     def _value(self, key: str, default: Any = None) -> Any:
         field = self._fields.get(f"tokenizer.ggml.{key}")
         return default if field is None else field.value

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 from proxy.gguf.pretokenizers import CASED_LETTERS
@@ -33,6 +33,10 @@ _DEEPSEEK_V3 = (
 )
 _THREES = f"{_ENDINGS}{_WORD}|\\p{{N}}{{1,3}}{_TAIL}"
 _ONES = f"{_ENDINGS}{_WORD}|\\p{{N}}{_TAIL}"
+_KIMI_K2 = (
+    rf"\p{{Han}}+|[^\r\n\p{{L}}\p{{N}}\p{{Han}}]?\p{{L}}+{_ENDINGS}?|\p{{N}}{{1,3}}"
+    r"| ?[^\s\p{L}\p{N}\p{Han}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 LINES = (r"[^\n]+|[\n]+",)
 """Gemma 4's pattern."""
 
@@ -46,6 +50,7 @@ PATTERNS: Mapping[str, tuple[str, ...]] = {
     "gpt-4o": (
         f"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\\p{{N}}{{1,3}}{_CASED_TAIL}",
     ),
+    "kimi-k2": (_KIMI_K2,),
     "exaone-moe": (_EXAONE_MOE,),
     "seed-coder": (_SEED,),
     "bailingmoe": (_BAILING,),
@@ -78,12 +83,18 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "P": ("\xd3", r"!-#%-*,-/:-;?-@\[-\]_\{\}"),
     "M": ("\xd4", ""),
     "S": ("\xd5", r"\$\+<->\^`\|"),
+    "Han": ("\xd6", ""),
 }
-"""By Unicode category: llama.cpp's stand-in for characters beyond ASCII, and a regex class of the ASCII characters."""
+"""By Unicode category: llama.cpp's stand-in for characters beyond ASCII, and a regex class of the ASCII characters.
+A Chinese character counts as `Han` for the patterns that name it, and as a letter for all others."""
 _OTHER, _SPACE_BEYOND_ASCII, _ASCII = "\xd0", "\x0b", "\x80"
 _SPACES = frozenset(
     "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 )
+_HAN = re.compile(
+    "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ebef\U0002f800-\U0002fa1f]"
+)
+"""unicode_cpt_is_han in src/unicode.cpp."""
 _PARTS = re.compile(r"\\p\{(\w+)\}|\\.|[\[\]]|[^\\\[\]]+", re.DOTALL)
 
 
@@ -94,11 +105,10 @@ def is_space(letter: str) -> bool:
 
 def split(text: str, patterns: Sequence[str]) -> list[str]:
     """The parts of a text, in order and without gaps."""
-    collapsed, spaced = "".join(map(_collapse, text)), "".join(map(_collapse_space, text))
     spans = [(0, len(text))]
     for pattern in patterns:
-        by_category, compiled = _compile(pattern)
-        subject = collapsed if by_category else spaced
+        collapse, compiled = _compile(pattern)
+        subject = "".join(map(collapse, text))
         spans = [span for start, stop in spans for span in _split_span(compiled, subject, start, stop)]
     return [text[start:stop] for start, stop in spans]
 
@@ -124,22 +134,27 @@ def _collapse(letter: str) -> str:
     return _CLASSES.get(unicodedata.category(letter)[0], (_OTHER, ""))[0]
 
 
+def _collapse_but_han(letter: str) -> str:
+    return _CLASSES["Han"][0] if _HAN.match(letter) else _collapse(letter)
+
+
 def _collapse_space(letter: str) -> str:
     return _SPACE_BEYOND_ASCII if letter >= _ASCII and is_space(letter) else letter
 
 
 @cache
-def _compile(pattern: str) -> tuple[bool, re.Pattern[str]]:
-    """Whether the pattern asks for Unicode categories (it then matches the collapsed text), and the pattern to use."""
-    by_category, in_class, regex = False, False, []
+def _compile(pattern: str) -> tuple[Callable[[str], str], re.Pattern[str]]:
+    """What the pattern sees of a letter, which depends on the Unicode categories that it names, and how it is used."""
+    named, in_class, regex = set(), False, []
     for part in _PARTS.finditer(pattern):
         text = part[0]
         if part[1] is None:
             in_class = text == "[" or (in_class and text != "]")
         else:
-            by_category = True
+            named.add(part[1])
             text = "".join(_CLASSES[part[1]])
             text = text if in_class else f"[{text}]"
         regex.append(text)
+    collapse = _collapse_but_han if "Han" in named else _collapse if named else _collapse_space
     # For std::regex, only ASCII spaces are spaces.
-    return by_category, re.compile("".join(regex), re.ASCII)
+    return collapse, re.compile("".join(regex), re.ASCII)

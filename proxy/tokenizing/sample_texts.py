@@ -29,6 +29,7 @@ RARE_TEXTS: Mapping[str, str] = {
         "\u0645\u064e\u0631\u0652\u062d\u064e\u0628\u064b\u0627, \u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd"
     ),
     "upper case beyond ASCII": "СССР ёжИкИ ÉCOLE ÅngströmÅ straßE",
+    "words in camel case": "camelCase, iPhone, XMLHttpRequest, aB Ab ABc abC",
     "Arabic and Hebrew": "\u0645\u0631\u062d\u0628\u0627 \u0628\u0643\u0645 123 \u05e9\u05dc\u05d5\u05dd \u05d0\u05d1",
     "the character ~": "a ~b ~/x ~~~ !~ $x=~y",
     "spaces beyond ASCII": "no\u00a0break, em\u2003\u2003em, ideo\u3000graphic",

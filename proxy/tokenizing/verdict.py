@@ -21,4 +21,4 @@ class Verdict:
 
 
 def not_compared(reason: str) -> Verdict:
-    return Verdict(remarks=(f"the GGUF's tokenizer could not be compared with tokenizer.json: {reason}",))
+    return Verdict(remarks=(f"the GGUF's tokenizer could not be compared with the repository's: {reason}",))

@@ -264,7 +264,7 @@ MODELS = {
         glm_5,
     ),
     "Kimi-K2": LargeModel(
-        "deepseek3",
+        "kimi_k2",
         62,
         {
             "num_hidden_layers": 61,

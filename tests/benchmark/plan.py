@@ -24,20 +24,21 @@ from tests.benchmark.large_models import MODELS
 from tests.benchmark.quantize import peak_memory
 from tests.benchmark.transfer import CONNECTIONS, process, side_by_side
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.tiktoken import RESERVED, VOCABULARY
 
 ROUNDS = 3
+SUFFIXES = (".json", ".txt", ".model", ".py")
 
 
 def tokenizer_files(tiny_repository: str) -> tuple[dict[str, bytes], int]:
     """The tokenizer's files by path, and the number of rows that its vocabulary needs."""
-    if len(sys.argv) > 2:
-        files = {
-            path.name: path.read_bytes() for path in Path(sys.argv[2]).iterdir() if path.suffix in (".json", ".txt")
-        }
-        files.pop("config.json", None)
-    else:
-        tiny = REPOSITORIES[tiny_repository].files()
-        files = {path: tiny[path] for path in ("tokenizer.json", "tokenizer_config.json")}
+    tiny = REPOSITORIES[tiny_repository].tokenizer()
+    if len(sys.argv) <= 2:
+        return dict(tiny.files), tiny.rows
+    files = {path.name: path.read_bytes() for path in Path(sys.argv[2]).iterdir() if path.suffix in SUFFIXES}
+    files.pop("config.json", None)
+    if VOCABULARY in files:
+        return files, len(files[VOCABULARY].splitlines()) + RESERVED
     content = json.loads(files["tokenizer.json"])
     numbers = [*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"])]
     return files, -(-(max(numbers) + 1) // 256) * 256

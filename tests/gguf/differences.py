@@ -17,6 +17,9 @@ _LENGTHS = "llama.cpp's converter relies on transformers' defaults, and refuses 
 _POOLING = "llama.cpp's converter reads it only for other families"
 _RECURRENT = "llama.cpp reads it instead of `full_attention_interval`, which means the same for these layers"
 _TEMPERATURE = "llama.cpp's converter leaves it out, but its loader and graph use it"
+_BOS = "Ollama's own engine assumes true if it is missing, and llama.cpp's converter sets it only with a tokenizer.json"
+_THOUGHTS = "llama.cpp's converter makes <think> special, which hides it in an answer; tokenizer_config.json does not"
+_THINK = {"tokenizer.ggml.token_type": ("<think> and </think> are user-defined", _THOUGHTS)}
 ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "qwen3moe": {"qwen3moe.norm_top_k_prob": _EXPERTS},
     "qwen3moe_v5": {"qwen3moe.norm_top_k_prob": _EXPERTS},
@@ -44,6 +47,8 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
         "modern-bert.attention.layer_norm_epsilon": _OLD_FORM,
         "modern-bert.attention.sliding_window_pattern": _OLD_FORM,
     },
+    "kimi_k2": {"tokenizer.ggml.add_bos_token": _BOS},
+    "kimi_linear": {"tokenizer.ggml.add_bos_token": _BOS},
     "neo_bert": {"neo-bert.attention.head_count_kv": _HEADS},
     "nomic_bert": {"nomic-bert.attention.head_count_kv": _HEADS},
     "nomic_bert_moe": {"nomic-bert-moe.attention.head_count_kv": _HEADS},
@@ -72,6 +77,8 @@ OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
             "llama.cpp's converter does not count <pad> and <mask> as special tokens, but tokenizer.json does",
         ),
     },
+    "kimi_k2": _THINK,
+    "kimi_linear": _THINK,
     "rwkv7": {
         "tokenizer.ggml.tokens": (
             "<|rwkv_tokenizer_end_of_text|>",

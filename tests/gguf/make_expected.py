@@ -21,23 +21,38 @@ from tests.gguf.writing import figures, written_to
 FOLDER = "tiny-model"
 """The converter makes general.name of it."""
 _CONVERT = """
+import base64
+import json
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
 import conversion.base
 import conversion.deci
 import conversion.deepseek
 import convert_hf_to_gguf
-pre = sys.argv[2]
+import transformers
+pre, folder = sys.argv[2], Path(sys.argv[3])
 conversion.deci.DeciModel.set_vocab = conversion.base.TextModel._set_vocab_gpt2
 conversion.base.TextModel.get_vocab_base_pre = lambda *_: pre
 conversion.deepseek.DeepseekV32Model.set_vocab = conversion.base.TextModel._set_vocab_gpt2
+if (folder / "tiktoken.model").exists():
+    lines = (line.split() for line in (folder / "tiktoken.model").read_text().splitlines())
+    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    names = {int(at): token["content"] for at, token in config["added_tokens_decoder"].items()}
+    specials = {names.get(at, f"<|reserved_token_{at}|>"): at for at in range(len(ranks), len(ranks) + 256)}
+    tokenizer = SimpleNamespace(
+        model=SimpleNamespace(_mergeable_ranks=ranks), special_tokens=specials, eos_id=specials[config["eos_token"]]
+    )
+    transformers.AutoTokenizer.from_pretrained = lambda *_, **__: tokenizer
 sys.argv[1:] = sys.argv[3:]
 convert_hf_to_gguf.main()
 """
 """The converter knows a pre-tokenizer by the tokens that real tokenizers make of a text, so it does not know tiny
 ones. It gets the name from here; tests/gguf/test_vocabulary.py holds how the proxy finds the name. For DeciLM it takes
 every vocabulary of another size than Llama 3's for that of DeciLM-7B. For DeepSeek V3.2 it demands an attribute that
-tokenizers of transformers 5 never have."""
+tokenizers of transformers 5 never have. For tiktoken.model it runs the repository's code, which tiny ones lack."""
 
 WITHOUT_PREDICTION = frozenset(("deepseek32", "glm_dsa"))
 """Repositories with a layer for multi-token prediction, which the converter leaves out only if it is told to."""

@@ -90,6 +90,8 @@ UNMERGED_TOKENS = ("Ġoverquick", "jumping")
 
 _MARKS = "llama.cpp does not count marks as part of a word"
 _CASE = "llama.cpp knows upper and lower case in ASCII alone"
+_NO_CASE = "llama.cpp does not split a word before an upper-case letter"
+_HAN = "llama.cpp does not count 々 and 〇 as Chinese characters"
 _TILDE = "llama.cpp does not count ~ as a symbol"
 _SPACES = "llama.cpp counts all of Unicode's spaces as one class, which is not in a range with CJK"
 _LAST_SPACE = "Ollama's engine leaves another one of several spaces to the next word"
@@ -102,14 +104,20 @@ def _of(*beginnings: str) -> list[str]:
     return [next(text for text in TEXTS if text.startswith(beginning)) for beginning in beginnings]
 
 
+_MARKED = dict.fromkeys(_of("e\u0301", "العربية", "עברית", "ภาษาไทย", "हिन्दी", "Tiếng"), _MARKS)
 _CASED = {
-    **dict.fromkeys(_of("e\u0301", "العربية", "עברית", "ภาษาไทย", "हिन्दी", "Tiếng"), _MARKS),
+    **_MARKED,
     **dict.fromkeys(_of("Привет", "∀x"), _CASE),
 }
 _DEEPSEEK = dict.fromkeys(_of("no\u00a0break", "next\u0085line"), _SPACES)
 DEVIATIONS: Mapping[str, Mapping[str, str]] = {
     "tekken": _CASED,
     "gpt-4o": _CASED,
+    "kimi-k2": {
+        **_MARKED,
+        **dict.fromkeys(_of("camelCase", "a1b22", "Привет", "∀x"), _NO_CASE),
+        **dict.fromkeys(_of("日本語のテ"), _HAN),
+    },
     "laguna": dict.fromkeys([text for text in TEXTS if "\r\n" in text], _LINES),
     "deepseek-v3": dict.fromkeys(_of("if (", "...", "-word"), _TILDE),
     "deepseek-llm": _DEEPSEEK,

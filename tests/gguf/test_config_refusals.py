@@ -68,6 +68,10 @@ def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"rope_parameters": {"full_attention": {**YARN_4, "rope_theta": 5e4}, "sliding_attention": local}}
 
 
+def _kda(**change: Any) -> dict[str, Any]:
+    return {"linear_attn_config": {**REPOSITORIES["kimi_linear"].change["linear_attn_config"], **change}}
+
+
 def _dbrx_experts(**change: Any) -> dict[str, Any]:
     return {"ffn_config": {**REPOSITORIES["dbrx"].change["ffn_config"], **change}}
 
@@ -160,6 +164,29 @@ def _alike(group: int | None, size: float | None) -> list[dict[str, Any]]:
         ("bamba", {"mlp_bias": True}, "mlp_bias"),
         ("bamba", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
         ("bamba", {"time_step_limit": [0.0, 0.5]}, "time_step_limit"),
+        ("kimi_k2", {"rope_scaling": YARN_4 | {"beta_fast": 2, "mscale": 1, "mscale_all_dim": 1}}, "beta_fast = 2"),
+        ("kimi_k2", {"rope_scaling": YARN_4 | {"beta_slow": 2, "mscale": 1, "mscale_all_dim": 1}}, "beta_slow = 2"),
+        ("kimi_linear", _kda(num_heads=2), "2 heads in linear_attn_config and num_attention_heads = 4"),
+        ("kimi_linear", _kda(head_dim=32), r"blk\.0\."),
+        ("kimi_linear", _kda(short_conv_kernel_size=4), "ssm_conv1d"),
+        ("kimi_linear", _kda(full_attn_layers=[2]), "full_attn_layers and kda_layers that do not share 5 layers"),
+        ("kimi_linear", _kda(full_attn_layers=[2, 4], kda_layers=[1, 3, 5]), "attn_k"),
+        ("kimi_linear", _kda(kda_layers=None), "no full_attn_layers and kda_layers"),
+        ("kimi_linear", {"linear_attn_config": None}, "linear_attn_config"),
+        ("kimi_linear", {"layer_types": ["full_attention"] * 5}, "attn_k"),
+        ("kimi_linear", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("kimi_linear", {"first_k_dense_replace": 1}, "blk.1.exp_probs_b"),
+        ("kimi_linear", {"mlp_layer_types": ["dense", *["sparse"] * 4]}, "blk.1.exp_probs_b"),
+        ("kimi_linear", {"mla_use_nope": False}, "mla_use_nope"),
+        ("kimi_linear", {"moe_renormalize": False}, "moe_renormalize"),
+        ("kimi_linear", {"moe_router_activation_func": "softmax"}, "moe_router_activation_func"),
+        ("kimi_linear", {"moe_layer_freq": 2}, "moe_layer_freq"),
+        ("kimi_linear", {"num_expert_group": 2}, "num_expert_group"),
+        ("kimi_linear", {"num_key_value_heads": 2}, "num_key_value_heads = 2 and num_attention_heads = 4"),
+        ("kimi_linear", {"q_lora_rank": 256}, "q_lora_rank"),
+        ("kimi_linear", {"hidden_act": "gelu"}, "hidden_act"),
+        ("kimi_linear", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("kimi_linear", {"rope_scaling": YARN_4}, "yarn"),
         ("rwkv7", {"head_dim": 32, "num_heads": 8}, "epsilon of 0.00064"),
         ("rwkv7", {"norm_eps": 1e-6}, "epsilon of 0.00064"),
         ("rwkv7", {"num_heads": 8}, "num_heads = 8 and head_dim = 64"),

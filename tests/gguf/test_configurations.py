@@ -105,6 +105,7 @@ ELSEWHERE = {"rope_parameters", "tie_word_embeddings"}
 WITHOUT_EFFECT: Mapping[str, frozenset[str]] = {
     # Another name for a key that wins.
     "GptOssForCausalLM": frozenset({"num_experts"}),
+    "KimiLinearForCausalLM": frozenset({"n_shared_experts"}),
     "MiniMaxM2ForCausalLM": frozenset({"num_experts"}),
     "MixtralForCausalLM": frozenset({"num_experts"}),
     "Lfm2ForCausalLM": frozenset({"full_attn_idxs"}),
@@ -162,7 +163,7 @@ def test_missing_key_means_transformers_default(architecture: str) -> None:
         older = OLDER_ROPE_KEYS if key == "rope_parameters" else ()
         if key.endswith("_token_id") or key == "model_type":
             continue  # They belong to another vocabulary or model.
-        if (architecture, key) == ("NomicBertModel", "head_dim"):
+        if key == "head_dim" and architecture in ("NomicBertModel", "KimiLinearForCausalLM"):
             continue  # It follows from the other sizes, and is written only if config.json has it.
         if (architecture, key) == ("Olmo3ForCausalLM", "rope_parameters"):
             continue  # llama.cpp's converter writes the base of layers with a window only if they have their own rope.

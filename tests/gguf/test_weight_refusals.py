@@ -147,7 +147,9 @@ NOT_READ = {
     *((name, "vocab_size") for name in ("camembert", "nomic_bert_moe")),
     # The compressed cache has one head.
     *((name, "num_key_value_heads") for name in ("deepseek2", "deepseek3", "glm4moelite", "glm4moelite_v5")),
-    *((name, "num_key_value_heads") for name in ("deepseek32", "glm_dsa", "mistral4_eyes")),
+    *((name, "num_key_value_heads") for name in ("deepseek32", "glm_dsa", "kimi_k2", "mistral4_eyes")),
+    # Neither kind of layer has heads of this size.
+    ("kimi_linear", "head_dim"),
     # Without a state space.
     *(("granite4", key) for key in SIZES if key.startswith("mamba_")),
     # Without a dense layer.
@@ -160,7 +162,7 @@ NOT_READ = {
     ("laguna", "num_attention_heads"),
     # Further layers are only for training.
     *((name, "num_hidden_layers") for name in ("bailingmoe2", "deepseek3", "glm4moe", "glm4moelite", "glm4moelite_v5")),
-    *((name, "num_hidden_layers") for name in ("deepseek32", "dots1", "solar_open")),
+    *((name, "num_hidden_layers") for name in ("deepseek32", "dots1", "kimi_k2", "solar_open")),
 }
 """Keys with a size that the weights cannot contradict."""
 

@@ -21,6 +21,8 @@ TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "rwkv_vocab_v20230424.txt",
+    "tiktoken.model",
+    "tokenization_kimi.py",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

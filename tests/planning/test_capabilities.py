@@ -70,6 +70,8 @@ def test_an_ollama_that_is_too_old_is_refused(version: str, usable: bool) -> Non
     [
         ("0.5.12", "phi3", "gpt-4o", "0.5.13"),
         ("0.6.8", "llama", "seed-coder", "0.7.0"),
+        ("0.11.4", "deepseek2", "kimi-k2", "0.11.5"),
+        ("0.24.0", "deepseek2", "kimi-k2", "0.11.5"),
         ("0.24.0", "qwen2", "qwen35", "0.30.0"),
         ("0.24.0", "llama", "llama-bpe", "0.5.5"),
         ("0.11.11", "qwen3", "llama-bpe", "0.5.5"),

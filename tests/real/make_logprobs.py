@@ -1,9 +1,10 @@
 """Writes transformers' answers to raw prompts, for each tiny repository of a chat model.
 
 `python -m tests.real.make_logprobs [NAME…]` writes logprobs.json; with `packed` as the first argument it writes
-packed_logprobs.json, for repositories whose weights are stored quantized. It needs torch, transformers, accelerate and
-sentencepiece, which this project does not depend on. The figures are from transformers 5.24 with torch 2.15, in F32
-with eager attention. Those of RWKV-7 are from its authors' package rwkv 0.8.32, which has to be installed for them.
+packed_logprobs.json, for repositories whose weights are stored quantized. It needs torch, transformers, accelerate,
+sentencepiece and tiktoken, which this project does not depend on. The figures are from transformers 5.24 with torch
+2.15, in F32 with eager attention. Those of RWKV-7 are from its authors' package rwkv 0.8.32, which has to be installed
+for them.
 """
 
 import json
@@ -21,6 +22,7 @@ from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.byte_level import byte_characters
 from tests.gguf.tiny_repositories.repository import FEED_FORWARD, HEAD, HIDDEN, KV_HEADS, LAYERS
 from tests.gguf.tiny_repositories.schemes import PACKED
+from tests.gguf.tiny_repositories.tiktoken import PATTERNS, RESERVED, VOCABULARY
 from tests.gguf.tiny_repositories.tokenizer import SPACE, WORDS, dump
 from tests.real import rwkv_oracle
 
@@ -71,6 +73,11 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
         "num_attention_heads": 4,
         "num_kv_heads": 2,
         "num_hidden_layers": LAYERS,
+    },
+    # This is what llama.cpp computes: `beta_fast` is always 32 (proxy/gguf/families/deepseek.py).
+    "kimi_k2": {
+        "model_type": "deepseek_v3",
+        "rope_scaling": {**REPOSITORIES["kimi_k2"].change["rope_scaling"], "beta_fast": 32.0},
     },
     # StableLM's first code had other names for these keys.
     "stablelm_epoch": {
@@ -220,6 +227,21 @@ def shown(tokens: list[str | None], special: set[str]) -> list[str | None]:
     return [text(token) for token in tokens]
 
 
+def tokenizer_of(folder: Path) -> Any:
+    """The tokenizer in transformers. For tiktoken.model, transformers' reading of such files with Kimi's pattern."""
+    transformers = import_module("transformers")
+    if not (folder / VOCABULARY).exists():
+        return transformers.AutoTokenizer.from_pretrained(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_bytes())
+    named = {int(at): token["content"] for at, token in config["added_tokens_decoder"].items()}
+    first = len((folder / VOCABULARY).read_bytes().splitlines())
+    specials = [named.get(at, f"<|reserved_token_{at}|>") for at in range(first, first + RESERVED)]
+    slow = import_module("transformers.convert_slow_tokenizer")
+    converter = slow.TikTokenConverter(str(folder / VOCABULARY), "|".join(PATTERNS), extra_special_tokens=specials)
+    names = {key: config[key] for key in ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=converter.converted(), **names)
+
+
 def oracle(folder: Path) -> Oracle:
     """The repository in a folder, loaded with transformers. Raises ValueError if transformers misses a weight."""
     torch, transformers = import_module("torch"), import_module("transformers")
@@ -231,7 +253,7 @@ def oracle(folder: Path) -> Oracle:
     if loading["missing_keys"] or loading["mismatched_keys"]:
         raise ValueError(f"transformers did not find all weights of {folder.name}: {loading}")
     model.eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = tokenizer_of(folder)
 
     def logits(tokens: list[int]) -> Any:
         with torch.no_grad():

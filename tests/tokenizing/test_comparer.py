@@ -34,6 +34,15 @@ async def test_without_tokenizer_json_there_is_nothing_to_compare() -> None:
     assert await Comparer(seconds=0.0).compare({"tokenizer.model": b"x"}, b"", "") == Verdict()
 
 
+async def test_tiktoken_model_is_compared() -> None:
+    files = REPOSITORIES["kimi_k2"].files()
+    header = plan(files).header
+    assert await compare(files, header, "") == Verdict()
+    (remark,) = (await compare({**files, "tokenization_kimi.py": b""}, header, "")).remarks
+    assert "could not be compared" in remark
+    assert "tokenization_kimi.py splits texts in an unknown way" in remark
+
+
 async def test_results_are_cached_by_the_whole_question(monkeypatch: pytest.MonkeyPatch) -> None:
     comparer = Comparer(remembered=6)
     questions: list[Sequence[bytes]] = []
@@ -63,7 +72,7 @@ async def test_a_late_answer_is_a_remark_and_not_cached() -> None:
     comparer = Comparer(seconds=0.0)
     for _ in range(2):
         (remark,) = (await comparer.compare(*repository(), "")).remarks
-        assert remark.endswith("could not be compared with tokenizer.json: the comparison takes too long")
+        assert remark.endswith("could not be compared with the repository's: the comparison takes too long")
     assert not comparer._results
 
 

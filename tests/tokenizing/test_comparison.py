@@ -1,5 +1,6 @@
 """The comparison of a GGUF's tokenizer with tokenizer.json: its refusals and remarks."""
 
+import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,7 +17,8 @@ from proxy.tokenizing.verdict import Verdict
 from tests.gguf.pre_tokenizer_cases import covering_pieces
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.sentencepiece import PIECES_TEMPLATE
-from tests.gguf.tiny_repositories.tokenizer import SPACE, edit_tokenizer
+from tests.gguf.tiny_repositories.tiktoken import kimi_tokens
+from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, edit_tokenizer
 from tests.gguf.writing import plan
 from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 from tests.kit.tiny_tokenizers import added_token
@@ -73,7 +75,7 @@ def metaspace(scheme: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "name", ["llama", "llama-2", "mistral", "qwen3", "gemma2", "gemma4", "phi4", "gpt_oss", "falcon"]
+    "name", ["llama", "llama-2", "mistral", "qwen3", "gemma2", "gemma4", "phi4", "gpt_oss", "falcon", "kimi_k2"]
 )
 def test_common_repositories_have_equal_tokens(name: str) -> None:
     files = REPOSITORIES[name].files()
@@ -86,6 +88,29 @@ def test_other_splits_at_crlf_are_a_remark() -> None:
     assert not verdict.refusal
     [remark] = verdict.remarks
     assert "llama.cpp makes other tokens than tokenizer.json for lines that end with CR and LF: in " in remark
+
+
+def test_tokens_of_tiktoken_that_no_merge_makes_are_a_remark() -> None:
+    """In tiktoken, a word that is a token is not merged."""
+    files = dict(kimi_tokens().files)
+    count = len(files["tiktoken.model"].splitlines())
+    for rank, text in enumerate((b" jumpily", b"jumping!"), count):
+        files["tiktoken.model"] += base64.b64encode(text) + b" %d\n" % rank
+    config = json.loads(files["tokenizer_config.json"]) | {"added_tokens_decoder": {}}
+    files["tokenizer_config.json"] = json.dumps(config).encode()
+    tokenizer = Tokenizer(files, count + 258, {})
+    verdict = compared(replace(REPOSITORIES["kimi_k2"], tokenizer=lambda: tokenizer).files())
+    assert not verdict.refusal
+    unmade = "tokens of tiktoken.model that llama.cpp never makes of words: 2, such as '\u0120jumpily', 'jumping!'"
+    assert unmade in verdict.remarks
+
+
+def test_case_and_marks_within_words_are_a_remark() -> None:
+    make, _ = CASES["kimi-k2"]
+    [remark] = compared(make()).remarks
+    texts, _, _ = remark.partition(": in ")
+    assert "letters with marks" in texts
+    assert "words in camel case" in texts
 
 
 @pytest.mark.parametrize("template", [None, PIECES_TEMPLATE])
@@ -284,11 +309,11 @@ def test_a_comparison_that_fails_is_a_remark() -> None:
     files = REPOSITORIES["llama"].files()
     header = plan(files).header
     (remark,) = compare_tokenizers({**files, "tokenizer.json": b'{"model": {"type": "Psychic"}}'}, header, "").remarks
-    assert "could not be compared with tokenizer.json: the tokenizers package cannot read it" in remark
+    assert "could not be compared with the repository's: the tokenizers package cannot read it" in remark
     metadata = read_header(header).metadata
     other = write_header({**metadata, "tokenizer.ggml.pre": Field.string("viking")}, ())
     (remark,) = compare_tokenizers(files, other, "").remarks
-    assert "could not be compared with tokenizer.json: the proxy does not know the pre-tokenizer 'viking'" in remark
+    assert "could not be compared with the repository's: the proxy does not know the pre-tokenizer 'viking'" in remark
 
 
 @pytest.mark.parametrize(("name", "other"), [("llama-bpe", "qwen2"), ("qwen2", "gpt-2"), ("gpt-2", "smollm")])

@@ -41,6 +41,7 @@ from proxy.gguf.families.internlm2 import INTERNLM2
 from proxy.gguf.families.internlm3 import INTERNLM3
 from proxy.gguf.families.jamba import JAMBA
 from proxy.gguf.families.jina_bert import JINA_BERT
+from proxy.gguf.families.kimi_linear import KIMI_LINEAR
 from proxy.gguf.families.laguna import LAGUNA
 from proxy.gguf.families.lfm2 import LFM2, LFM2_MOE
 from proxy.gguf.families.llama import ARCEE, LLAMA, LLAMA_EMBED, MISTRAL, MIXTRAL, SMOLLM3
@@ -133,6 +134,7 @@ FAMILIES: Mapping[str, Family] = {
     "JambaForCausalLM": JAMBA,
     "JinaBertForMaskedLM": JINA_BERT,
     "JinaBertModel": JINA_BERT,
+    "KimiLinearForCausalLM": KIMI_LINEAR,
     "LagunaForCausalLM": LAGUNA,
     "LFM2ForCausalLM": LFM2,
     "Lfm2ForCausalLM": LFM2,

@@ -212,8 +212,32 @@ DEEPSEEK2: Family = Family(
     shapes=LATENT_ATTENTION_SHAPES,
 )
 
-DEEPSEEK3 = replace(
+_FAST, _LLAMA_CPP_FAST, _KIMI_FAST = "beta_fast", 32, 1
+
+
+def _slow_pairs(config: ModelConfig) -> str | None:
+    """Kimi-K2 has `beta_fast` = 1 in its YaRN, but K2.5 has 32, which llama.cpp uses for all (b10488, llama-hparams.h).
+
+    RoPE rotates pairs of numbers, each pair more slowly than the one before. YaRN divides the speed of the slow ones by
+    its factor: of Kimi-K2's 32 pairs, those from the 21st on. llama.cpp also slows the 10th to the 20th, each more than
+    the one before; a turn of the 10th has 132 tokens.
+    """
+    rope = ModelConfig(config.rope)
+    if rope.find("rope_type") != "yarn" or rope.optional_number(_FAST) != _KIMI_FAST:
+        return None
+    return (
+        f"llama.cpp uses beta_fast = {_LLAMA_CPP_FAST} in YaRN, and this model has {_KIMI_FAST}: a third of the pairs "
+        "that RoPE rotates are slower than in its authors' model. Every GGUF of it differs so, in long texts more"
+    )
+
+
+DEEPSEEK3: Family = replace(
     DEEPSEEK2,
+    tokenizers=("bpe", "tiktoken"),
+    variant=lambda config: with_query_tensors(DEEPSEEK3, config),
+    accepted_values={**DEEPSEEK2.accepted_values, _FAST: (_LLAMA_CPP_FAST, _KIMI_FAST, None)},
+    yarn_keys=frozenset({_FAST}),
+    caveat=_slow_pairs,
     defaults={
         **DEEPSEEK2.defaults,
         "max_position_embeddings": 4096,

@@ -28,7 +28,7 @@ class Family:
     hyperparameters: tuple[Writer, ...] = BASIC
     tokenizers: tuple[str, ...] = ("bpe",)
     """The tokenizer types that llama.cpp's converter tries, in its order: `sentencepiece`, `merged pieces`, `bpe`,
-    `wordpiece`, `unigram`."""
+    `wordpiece`, `unigram`, `rwkv`, `tiktoken`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """transformers' values for keys that config.json leaves out."""
     key_aliases: Mapping[str, str] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from tests.gguf.tiny_repositories import (
     recent,
     recurrent,
     state_spaces,
+    tiktoken,
 )
 from tests.gguf.tiny_repositories.repository import Tiny
 
@@ -39,5 +40,6 @@ REPOSITORIES: dict[str, Tiny] = {
     **recent.REPOSITORIES,
     **recurrent.REPOSITORIES,
     **state_spaces.REPOSITORIES,
+    **tiktoken.REPOSITORIES,
 }
 """The name of the file in `tests/gguf/expected` → the repository."""
