@@ -77,6 +77,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "maincoder": LLAMA_SERVER,
     "mamba2": Version(0, 11, 5),
     "mellum": Version(0, 30, 9),
+    "mimo2": LLAMA_SERVER,
     "minimax-m2": Version(0, 13, 2),
     # Ollama's own engine does not read yarn_log_multiplier; 0.40 refuses the key that it reads instead.
     "mistral3": LLAMA_SERVER,

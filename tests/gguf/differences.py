@@ -66,6 +66,12 @@ OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
             "llama.cpp's converter always writes four times the embedding, and its loader then refuses the tensors",
         )
     },
+    "mimo_v2": {
+        "mimo2.attention.sliding_window": (
+            9,
+            "llama.cpp's converter writes the number of tokens before a token, its graph counts the token itself too",
+        )
+    },
     "xlm_roberta": {
         "bert.attention.head_count_kv": (4, _HEADS),
         "tokenizer.ggml.remove_extra_whitespaces": (
@@ -138,6 +144,7 @@ WITHOUT_FIGURES: Mapping[str, str] = {
     "baichuan_13b": _RECURSION,
     "baichuan_7b": _RECURSION,
     "gemma3_json": "without tokenizer.model, llama.cpp's converter treats its tokens as byte-level",
+    "mimo_v2_v5": "llama.cpp's converter reads only the authors' form of config.json for MiMo V2",
     "ministral": "llama.cpp's converter does not know this name",
     "mistral_model": "llama.cpp's converter does not know this name",
     "nomic_bert_v5": "llama.cpp's converter reads only the older form of config.json for Nomic's BERT",

@@ -32,6 +32,7 @@ import conversion.deci
 import conversion.deepseek
 import convert_hf_to_gguf
 import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 pre, folder = sys.argv[2], Path(sys.argv[3])
 conversion.deci.DeciModel.set_vocab = conversion.base.TextModel._set_vocab_gpt2
 conversion.base.TextModel.get_vocab_base_pre = lambda *_: pre
@@ -46,15 +47,17 @@ if (folder / "tiktoken.model").exists():
         model=SimpleNamespace(_mergeable_ranks=ranks), special_tokens=specials, eos_id=specials[config["eos_token"]]
     )
     transformers.AutoTokenizer.from_pretrained = lambda *_, **__: tokenizer
+CONFIG_MAPPING._mapping.pop("mimo_v2_flash")
 sys.argv[1:] = sys.argv[3:]
 convert_hf_to_gguf.main()
 """
 """The converter knows a pre-tokenizer by the tokens that real tokenizers make of a text, so it does not know tiny
 ones. It gets the name from here; tests/gguf/test_vocabulary.py holds how the proxy finds the name. For DeciLM it takes
 every vocabulary of another size than Llama 3's for that of DeciLM-7B. For DeepSeek V3.2 it demands an attribute that
-tokenizers of transformers 5 never have. For tiktoken.model it runs the repository's code, which tiny ones lack."""
+tokenizers of transformers 5 never have. For tiktoken.model it runs the repository's code, which tiny ones lack. It reads
+MiMo V2's config.json in the authors' form, which transformers 5.24 would change."""
 
-WITHOUT_PREDICTION = frozenset(("deepseek32", "glm_dsa"))
+WITHOUT_PREDICTION = frozenset(("deepseek32", "glm_dsa", "mimo_v2"))
 """Repositories with a layer for multi-token prediction, which the converter leaves out only if it is told to."""
 
 

@@ -64,6 +64,9 @@ def _longrope(**change: Any) -> dict[str, Any]:
     return {"rope_parameters": {**REPOSITORIES["phi3_v5"].change["rope_parameters"], **change}}
 
 
+_PARTIAL = {"rope_type": "default", "rope_theta": 20000.0, "partial_rotary_factor": 0.5}
+
+
 def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"rope_parameters": {"full_attention": {**YARN_4, "rope_theta": 5e4}, "sliding_attention": local}}
 
@@ -249,6 +252,32 @@ def _alike(group: int | None, size: float | None) -> list[dict[str, Any]]:
         ("mellum", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope_parameters"),
         ("mellum", {"rope_parameters": None, "rope_theta": 5e5}, "rope_parameters"),
         ("mellum", _two_ropes({"rope_type": "default", "rope_theta": 1e4}), "another rope_theta"),
+        ("mimo_v2", {"hybrid_layer_pattern": [0, 1, 1, 1, 1]}, "blk.3.attn_sinks"),
+        ("mimo_v2", {"hybrid_layer_pattern": [0, 1]}, "hybrid_layer_pattern"),
+        ("mimo_v2", {"layer_types": ["full_attention"] * 5}, "hybrid_layer_pattern"),
+        ("mimo_v2", {"moe_layer_freq": [1] * 5}, "blk.0.exp_probs_b"),
+        ("mimo_v2", {"swa_head_dim": 64}, "swa_head_dim"),
+        ("mimo_v2", {"swa_num_key_value_heads": 2}, "attn_k.weight is to have the shape"),
+        ("mimo_v2", {"swa_num_key_value_heads": 3}, "3 of K and V in layers with a window"),
+        ("mimo_v2", {"add_full_attention_sink_bias": True}, "add_full_attention_sink_bias"),
+        ("mimo_v2", {"routed_scaling_factor": 2.5}, "routed_scaling_factor"),
+        ("mimo_v2", {"n_group": 2}, "n_group"),
+        ("mimo_v2_v5", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope_parameters"),
+        (
+            "mimo_v2_v5",
+            {"rope_parameters": {"full_attention": _PARTIAL, "sliding_attention": {**_PARTIAL, "rope_type": "yarn"}}},
+            "sliding_attention",
+        ),
+        (
+            "mimo_v2_v5",
+            {
+                "rope_parameters": {
+                    "full_attention": _PARTIAL,
+                    "sliding_attention": {**_PARTIAL, "partial_rotary_factor": 0.25},
+                }
+            },
+            "another partial_rotary_factor",
+        ),
         ("nanbeige", {"loop_loss_weights": [0.5]}, "loop_loss_weights"),
         ("nanbeige", {"num_loops": 500}, "num_loops = 500 of 2 layers"),
         ("nanbeige", {"enable_mhc": True}, "enable_mhc"),

@@ -40,7 +40,7 @@ OLDER_ROPE_KEYS = (
     *("global_rope_theta", "local_rope_theta"),
 )
 """Keys that `rope_parameters` replaces."""
-TRANSFORMERS_FORM = {"NomicBertModel": "nomic_bert_v5"}
+TRANSFORMERS_FORM = {"MiMoV2FlashForCausalLM": "mimo_v2_v5", "NomicBertModel": "nomic_bert_v5"}
 """A repository in the form of transformers, if the first one is in the form of its authors."""
 ONLY_IN_4_57: Mapping[str, tuple[str, ...]] = {
     "BertModel": ("position_embedding_type",),

@@ -65,6 +65,18 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
         "partial_rotary_factor": 1.0,
         "use_qkv_bias": False,
     },
+    # transformers reads MiMo V2's layers, RoPE and epsilon only under its own names.
+    "mimo_v2": {
+        "layer_types": [
+            "sliding_attention" if slides else "full_attention"
+            for slides in REPOSITORIES["mimo_v2"].change["hybrid_layer_pattern"]
+        ],
+        "rms_norm_eps": 1e-4,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 20000.0, "partial_rotary_factor": 0.25},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.25},
+        },
+    },
     # Falcon's first code had other names for these keys.
     "falcon_rw": {
         "architectures": ["FalconForCausalLM"],

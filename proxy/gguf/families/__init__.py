@@ -50,6 +50,7 @@ from proxy.gguf.families.maincoder import MAINCODER
 from proxy.gguf.families.mamba import MAMBA
 from proxy.gguf.families.mamba2 import MAMBA2
 from proxy.gguf.families.mellum import MELLUM
+from proxy.gguf.families.mimo_v2 import MIMO_V2_FLASH
 from proxy.gguf.families.minicpm import MINICPM
 from proxy.gguf.families.minicpm3 import MINICPM3
 from proxy.gguf.families.minimax import MINIMAX_M2
@@ -148,6 +149,7 @@ FAMILIES: Mapping[str, Family] = {
     "Mamba2ForCausalLM": MAMBA2,
     "MambaForCausalLM": MAMBA,
     "MellumForCausalLM": MELLUM,
+    "MiMoV2FlashForCausalLM": MIMO_V2_FLASH,
     "MiniCPM3ForCausalLM": MINICPM3,
     "MiniCPMForCausalLM": MINICPM,
     "MiniMaxM2ForCausalLM": MINIMAX_M2,

@@ -1,0 +1,98 @@
+"""Mixtures of experts: MiMo V2 Flash."""
+
+from tests.gguf.tiny_repositories.byte_level import qwen_tokens
+from tests.gguf.tiny_repositories.repository import (
+    EXPERTS,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    Tiny,
+    Weights,
+)
+
+_QUERY, _VALUE = 96, 64
+"""Numbers of a head of Q and K, and of V, in MiMo V2."""
+
+
+def _mimo_v2(weights: Weights) -> None:
+    config = weights.config
+    count = config["num_hidden_layers"]
+    pattern = config.get("hybrid_layer_pattern", [int(layer > 0 and (layer + 1) % 6 > 0) for layer in range(count)])
+    weights.ends()
+    for number, layer in enumerate(weights.layers()):
+        kv_heads = 2 * KV_HEADS if pattern[number] else KV_HEADS
+        weights.norms(layer)
+        weights.linear(f"{layer}self_attn.q_proj", HEADS * _QUERY, HIDDEN)
+        weights.linear(f"{layer}self_attn.k_proj", kv_heads * _QUERY, HIDDEN)
+        weights.linear(f"{layer}self_attn.v_proj", kv_heads * _VALUE, HIDDEN)
+        weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HEADS * _VALUE)
+        if pattern[number]:
+            weights.add(f"{layer}self_attn.attention_sink_bias", HEADS)
+        if number:
+            weights.experts(layer)
+            weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
+        else:
+            weights.mlp(layer)
+
+
+_MIMO_V2 = {
+    "n_routed_experts": EXPERTS,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": HIDDEN,
+    "head_dim": _QUERY,
+    "v_head_dim": _VALUE,
+    "attention_value_scale": 0.6,
+    "routed_scaling_factor": None,
+    "sliding_window": 8,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+}
+
+
+REPOSITORIES: dict[str, Tiny] = {
+    "mimo_v2": Tiny(
+        "MiMoV2FlashForCausalLM",
+        "mimo_v2_flash",
+        _mimo_v2,
+        qwen_tokens,
+        {
+            **_MIMO_V2,
+            "num_hidden_layers": 5,
+            "hybrid_layer_pattern": [0, 1, 1, 0, 1],
+            "moe_layer_freq": [0, 1, 1, 1, 1],
+            "swa_head_dim": _QUERY,
+            "swa_v_head_dim": _VALUE,
+            "swa_num_attention_heads": HEADS,
+            "swa_num_key_value_heads": 2 * KV_HEADS,
+            "add_full_attention_sink_bias": False,
+            "add_swa_attention_sink_bias": True,
+            "attention_chunk_size": 8,
+            "layernorm_epsilon": 1e-4,
+            "n_shared_experts": None,
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 20000.0,
+            "scoring_func": "sigmoid",
+            "sliding_window_size": 8,
+            "swa_rope_theta": 5000.0,
+            "topk_method": "noaux_tc",
+        },
+        drop=("rms_norm_eps",),
+    ),
+    "mimo_v2_v5": Tiny(
+        "MiMoV2FlashForCausalLM",
+        "mimo_v2_flash",
+        _mimo_v2,
+        qwen_tokens,
+        {
+            **_MIMO_V2,
+            "num_hidden_layers": 7,
+            "rms_norm_eps": 1e-4,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 20000.0, "partial_rotary_factor": 0.5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5},
+            },
+        },
+        drop=("rope_theta",),
+    ),
+}
