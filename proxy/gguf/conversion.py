@@ -315,7 +315,7 @@ def _size_label(infos: Sequence[TensorInfo]) -> str:
     shared = expert = experts = stacks = 0
     for info in infos:
         size = info.numbers
-        if "_exps." in info.name:
+        if "_exps." in info.name and len(info.shape) > 1:
             expert += size // info.shape[-1]
             experts += info.shape[-1]
             stacks += 1

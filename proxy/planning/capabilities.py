@@ -43,6 +43,7 @@ LLAMA_SERVER = Version(0, 30, 0)
 RUNS_SINCE: Mapping[str, Version] = {
     "apertus": Version(0, 12, 6),
     "arcee": Version(0, 11, 5),
+    "bailingmoe": Version(0, 6, 6),
     "bailingmoe2": Version(0, 12, 11),
     "deci": Version(0, 7, 0),  # older versions do not know layers without a feed-forward
     "deepseek32": LLAMA_SERVER,

@@ -58,6 +58,16 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
 }
 """Repository → key that only the proxy writes → reason."""
 OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
+    "arctic": {
+        "tokenizer.ggml.scores": (
+            "scores",
+            "llama.cpp's converter gives added tokens another score for Arctic alone; llama.cpp never merges them",
+        ),
+        "tokenizer.ggml.token_type": (
+            "types",
+            "llama.cpp's converter does not count <unk> as a special token for Arctic alone",
+        ),
+    },
     "bert": {"bert.attention.head_count_kv": (4, _HEADS)},
     "bert_hole": {"bert.attention.head_count_kv": (4, _HEADS)},
     "gpt2_gelu": {

@@ -153,6 +153,7 @@ NOT_READ = {
     # Without a state space.
     *(("granite4", key) for key in SIZES if key.startswith("mamba_")),
     # Without a dense layer.
+    ("bailingmoe", "intermediate_size"),
     *((name, "intermediate_size") for name in ("mellum", "qwen3_next", "qwen3_next_v5", "solar_open")),
     # Q, K and V have the same shapes with any number of heads.
     *((name, "num_attention_heads") for name in ("gptneox", "modern_bert", "modern_bert_v5", "phi2", "roberta")),

@@ -31,7 +31,7 @@ REMOTE_CODE = "transformers has no class for it: its repositories contain their 
 WITHOUT_LOGPROBS: Mapping[str, str] = {
     **dict.fromkeys(
         (
-            *("bailingmoe2", "deci", "deepseek", "internlm2", "maincoder"),
+            *("arctic", "bailingmoe", "bailingmoe2", "deci", "deepseek", "internlm2", "maincoder"),
             *("nanbeige", "smallthinker", "smallthinker_windows", "talkie"),
         ),
         REMOTE_CODE,

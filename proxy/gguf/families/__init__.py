@@ -10,8 +10,9 @@ CONTRIBUTING.md says how to add one. `refused.py` has the architectures that no 
 from collections.abc import Mapping
 
 from proxy.gguf.families.apertus import APERTUS
+from proxy.gguf.families.arctic import ARCTIC
 from proxy.gguf.families.baichuan import BAICHUAN_7B, BAICHUAN_13B
-from proxy.gguf.families.bailingmoe import BAILING_MOE2
+from proxy.gguf.families.bailingmoe import BAILING_MOE, BAILING_MOE2
 from proxy.gguf.families.bamba import BAMBA
 from proxy.gguf.families.bert import BERT, DISTIL_BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.bloom import BLOOM
@@ -78,8 +79,10 @@ from proxy.gguf.families.talkie import TALKIE
 FAMILIES: Mapping[str, Family] = {
     "ApertusForCausalLM": APERTUS,
     "ArceeForCausalLM": ARCEE,
+    "ArcticForCausalLM": ARCTIC,
     "BaiChuanForCausalLM": BAICHUAN_7B,
     "BaichuanForCausalLM": BAICHUAN_13B,
+    "BailingMoeForCausalLM": BAILING_MOE,
     "BailingMoeV2ForCausalLM": BAILING_MOE2,
     "BambaForCausalLM": BAMBA,
     "BertModel": BERT,

@@ -1,10 +1,27 @@
-"""Ling 2 (Bailing MoE 2). Pure."""
+"""Ling and Ling 2 (Bailing MoE and Bailing MoE 2). Pure.
 
-from proxy.gguf.families.common_keys import ANY_SILU, UNTIED
+Ling with `norm_head` is refused: its authors' code divides each column of the output matrix by the column's length,
+which is known only after the whole matrix has been read.
+"""
+
+from collections.abc import Mapping
+
+from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, check_several_experts
 from proxy.gguf.families.common_tensors import LAYER, MLP, NORMS, ROUTED_EXPERTS, SHARED_EXPERTS
 from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import Rule, SplitQkv
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, flag, number, partial_head_dimensions
+from proxy.gguf.hyperparameters import (
+    BASIC,
+    VOCABULARY_SIZE,
+    Pairs,
+    always,
+    count,
+    flag,
+    number,
+    partial_head_dimensions,
+    rope_dimensions,
+)
 from proxy.gguf.model_config import ModelConfig
 
 
@@ -14,18 +31,72 @@ def _no_prediction_layers(config: ModelConfig) -> Pairs:
         yield "nextn_predict_layers", Field.uint32(0)
 
 
+_TENSORS: Mapping[str, Rule | str] = {
+    **NORMS,
+    **ROUTED_EXPERTS,
+    **SHARED_EXPERTS,
+    "model.word_embeddings": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    LAYER + "attention.dense": "blk.{}.attn_output",
+}
+_ACCEPTED_VALUES: Mapping[str, tuple[object, ...]] = {
+    **ANY_SILU,
+    **UNTIED,
+    "use_qkv_bias": (False, None),
+    "use_bias": (False, None),
+    "norm_head": (False, None),
+    "norm_softmax": (False, None),
+    "use_sliding_window": (False, None),
+}
+
+BAILING_MOE = Family(
+    "bailingmoe",
+    {
+        **_TENSORS,
+        LAYER + "attention.query_key_value": SplitQkv(
+            "blk.{}.attn_q",
+            "blk.{}.attn_k",
+            "blk.{}.attn_v",
+            groups=lambda _: 1,
+            heads=lambda config: config.heads,
+            kv_heads=lambda config: config.kv_heads,
+        ),
+    },
+    (
+        *BASIC,
+        rope_dimensions,
+        count("leading_dense_block_count", "first_k_dense_replace", required=True),
+        VOCABULARY_SIZE,
+        count("expert_feed_forward_length", "moe_intermediate_size", required=True),
+        always("expert_weights_scale", Field.float32(1.0)),
+        count("expert_shared_count", "num_shared_experts", required=True),
+        flag("expert_weights_norm", "norm_topk_prob", default=True),
+        check_several_experts,
+    ),
+    # Those of the authors' configuration_bailing_moe.py.
+    defaults={
+        "max_position_embeddings": 16384,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "num_experts": 16,
+        "num_experts_per_tok": 2,
+        "first_k_dense_replace": 0,
+    },
+    optional_biases=frozenset(),
+    # llama.cpp's graph has experts in every layer, and one router for all tokens.
+    accepted_values={**_ACCEPTED_VALUES, "first_k_dense_replace": (0,), "multi_gate": (False, None)},
+    # Only training uses them.
+    harmless_keys=frozenset({"embedding_dropout", "output_dropout", "sliding_window", "max_window_layers"}),
+    has_transformers_class=False,
+)
+
 BAILING_MOE2 = Family(
     "bailingmoe2",
     {
-        **NORMS,
+        **_TENSORS,
         **MLP,
-        **ROUTED_EXPERTS,
-        **SHARED_EXPERTS,
-        "model.word_embeddings": "token_embd",
-        "model.norm": "output_norm",
-        "lm_head": "output",
         LAYER + "attention.query_key_value": "blk.{}.attn_qkv",
-        LAYER + "attention.dense": "blk.{}.attn_output",
         LAYER + "attention.query_layernorm": "blk.{}.attn_q_norm",
         LAYER + "attention.key_layernorm": "blk.{}.attn_k_norm",
         LAYER + "mlp.gate.expert_bias": "blk.{}.exp_probs_b",
@@ -52,17 +123,11 @@ BAILING_MOE2 = Family(
     defaults={"partial_rotary_factor": 0.5},
     # Some versions of llama.cpp's loader multiply the size of a shared expert by their number, others do not.
     accepted_values={
-        **ANY_SILU,
-        **UNTIED,
+        **_ACCEPTED_VALUES,
         "num_shared_experts": (1,),
         "use_qk_norm": (True,),
-        "use_qkv_bias": (False, None),
-        "use_bias": (False, None),
         "score_function": ("sigmoid",),
-        "norm_head": (False, None),
-        "norm_softmax": (False, None),
         "use_rmsnorm": (True, None),
-        "use_sliding_window": (False, None),
         "router_type": ("topN", None),
     },
     # What the weights show anyway, another form of partial_rotary_factor, and windows that are not used.

@@ -171,6 +171,13 @@ def check_full_attention(config: ModelConfig) -> Pairs:
     yield from ()
 
 
+def check_several_experts(config: ModelConfig) -> Pairs:
+    """llama.cpp divides the chosen experts' weights by their sum, the authors' code only if several are chosen."""
+    if config.count("num_experts_per_tok") == 1:
+        raise CannotConvert("config.json has num_experts_per_tok = 1, and llama.cpp always gives one expert all weight")
+    yield from ()
+
+
 def check_unlimited_steps(config: ModelConfig) -> Pairs:
     """llama.cpp does not limit the time steps of Mamba. transformers 5 writes an infinite number as an object."""
     limits, unlimited = config.find("time_step_limit"), (float("inf"), {"__float__": "Infinity"}, None)

@@ -36,10 +36,12 @@ ZayaForCausalLM xLSTMForCausalLM
 """Names that conversion/*.py of llama.cpp b10488 does not register, and that its src/models has no graph for."""
 _CHANGES = "is not what its authors made: llama.cpp computes it with another {}"
 _CHANGED: Mapping[str, str] = {
+    "Grok1ForCausalLM": "router, which does not limit its logits and makes the experts' weights sum to 1",
     "BitNetForCausalLM": "activation, SiLU instead of the square of ReLU",
     **dict.fromkeys(("PhiMoEForCausalLM", "PhimoeForCausalLM"), "choice and weight of experts, and another norm"),
 }
-"""bitnet.cpp and phi3.cpp at b10488, compared with transformers 5.24's BitNetMLP, PhimoeTopKRouter and norms."""
+"""bitnet.cpp, phi3.cpp and grok.cpp at b10488, compared with transformers 5.24's BitNetMLP, PhimoeTopKRouter and norms,
+and with SGLang's grok.py, which xAI names for Grok 2: grok.cpp reads router_logit_softcapping and does not use it."""
 _ABORTS = "runs in no Ollama up to 0.40: its llama.cpp (b10488) aborts at the first token"
 _ABORTING = "MiniMaxText01ForCausalLM MiniMaxM1ForCausalLM"
 """`GGML_ASSERT(i1 >= 0 && i1 < ne1)`, tried on 0.40 and in b10488 itself with a GGUF of llama.cpp's converter."""

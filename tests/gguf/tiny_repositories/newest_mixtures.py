@@ -1,14 +1,17 @@
-"""Mixtures of experts: MiMo V2 Flash."""
+"""Mixtures of experts: MiMo V2 Flash, Ling and Arctic."""
 
-from tests.gguf.tiny_repositories.byte_level import qwen_tokens
+from tests.gguf.tiny_repositories.byte_level import byte_pairs, qwen_tokens
 from tests.gguf.tiny_repositories.repository import (
     EXPERTS,
+    FEED_FORWARD,
+    HEAD,
     HEADS,
     HIDDEN,
     KV_HEADS,
     Tiny,
     Weights,
 )
+from tests.gguf.tiny_repositories.sentencepiece import sentence_pieces
 
 _QUERY, _VALUE = 96, 64
 """Numbers of a head of Q and K, and of V, in MiMo V2."""
@@ -33,6 +36,29 @@ def _mimo_v2(weights: Weights) -> None:
             weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
         else:
             weights.mlp(layer)
+
+
+def _ling(weights: Weights) -> None:
+    weights.add("model.word_embeddings.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("model.norm")
+    weights.add("lm_head.weight", weights.config["vocab_size"], HIDDEN)
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.linear(f"{layer}attention.query_key_value", (HEADS + 2 * KV_HEADS) * weights.head, HIDDEN)
+        weights.linear(f"{layer}attention.dense", HIDDEN, HEADS * weights.head)
+        weights.experts(layer)
+        weights.mlp(layer, 2 * HIDDEN, name="mlp.shared_experts")
+
+
+def _arctic(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer, "input_layernorm", "residual_layernorm", "post_attention_layernorm")
+        weights.attention(layer)
+        weights.numbered_mlp(f"{layer}residual_mlp.", HIDDEN)
+        weights.linear(f"{layer}block_sparse_moe.gate", EXPERTS, HIDDEN)
+        for expert in range(EXPERTS):
+            weights.numbered_mlp(f"{layer}block_sparse_moe.experts.{expert}.", FEED_FORWARD)
 
 
 _MIMO_V2 = {
@@ -94,5 +120,52 @@ REPOSITORIES: dict[str, Tiny] = {
             },
         },
         drop=("rope_theta",),
+    ),
+    "bailingmoe": Tiny(
+        "BailingMoeForCausalLM",
+        "bailing_moe",
+        _ling,
+        lambda: byte_pairs("bailingmoe"),
+        {
+            "head_dim": 2 * HEAD,
+            "rms_norm_eps": 1e-4,
+            "rope_theta": 20000.0,
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 3,
+            "num_shared_experts": 2,
+            "moe_intermediate_size": HIDDEN,
+            "first_k_dense_replace": 0,
+            "norm_topk_prob": False,
+            "norm_head": False,
+            "norm_softmax": False,
+            "use_bias": False,
+            "use_qkv_bias": False,
+            "use_sliding_window": False,
+            "embedding_dropout": 0.1,
+            "output_dropout": 0.1,
+        },
+    ),
+    "arctic": Tiny(
+        "ArcticForCausalLM",
+        "arctic",
+        _arctic,
+        lambda: sentence_pieces(added=True),
+        {
+            "rms_norm_eps": 1e-4,
+            "rope_theta": 20000.0,
+            "num_local_experts": EXPERTS,
+            "num_experts_per_tok": 3,
+            "moe_layer_frequency": 1,
+            "parallel_attn_mlp_res": True,
+            "rope_scaling": None,
+            "sliding_window": None,
+            "use_residual": True,
+            "moe_token_dropping": False,
+            "moe_train_capacity_factor": 1,
+            "moe_eval_capacity_factor": 1,
+            "moe_min_capacity": 0,
+            "enable_expert_tensor_parallelism": False,
+            "router_aux_loss_coef": 0.01,
+        },
     ),
 }
