@@ -66,6 +66,8 @@ _GPT_4O = (
     f"{_LEADING}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_LEADING}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
     f"|\\p{{N}}{{1,3}}{_CASED_TAIL}"
 )
+_RIGHT_TRIPLES = r"\d{1,3}(?=(?:\d{3})*\b)"
+"""Groups of three digits, counted from the end of a number."""
 _SEED = (
     f"{_CONTRACTIONS}|[^\r\n\\p{{L}}\\p{{N}}]?\\p{{L}}+|\\p{{N}}{{1}}"
     "| ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
@@ -89,6 +91,7 @@ PRE_TOKENIZER_NAMES: Mapping[tuple[Fingerprint, bool], str] = {
     **{(steps, True): "tekken" for steps in _matched(_TEKKEN)},
     **{(steps, False): "gpt-4o" for steps in _matched(_GPT_4O)},
     (_split(_KIMI), False): "kimi-k2",
+    (_split(_RIGHT_TRIPLES, _GPT_4O), False): "tiny_aya",
     **{(steps, False): "exaone-moe" for steps in _matched(_EXAONE_MOE)},
     **{(steps, False): "seed-coder" for steps in _matched(_SEED)},
     (
@@ -175,7 +178,8 @@ def name_pre_tokenizer(tokenizer: Mapping[str, Any]) -> str:
         )
     if (joins := _JOINS.get(name)) and any(map(joins, _vocabulary(model))):
         raise CannotConvert(
-            "tokenizer.json has a pre-tokenizer that splits at digits, and tokens that span such splits"
+            "tokenizer.json has a pre-tokenizer that llama.cpp does not follow at each split, and tokens that span "
+            "such splits"
         )
     return name
 
@@ -239,14 +243,22 @@ def _joins_digits_to_others(token: str) -> bool:
     return any(map(str.isnumeric, token)) and not token.isnumeric()
 
 
+def _joins_cases(token: str) -> bool:
+    text = bytes(BYTE_BY_CHARACTER[part] for part in token if part in BYTE_BY_CHARACTER).decode(errors="replace")
+    categories = [unicodedata.category(part) for part in text]
+    return any(first == "Ll" and second in ("Lu", "Lt") for first, second in pairwise(categories))
+
+
 _JOINS: Mapping[str, Callable[[str], bool]] = {
     "deepseek-llm": _joins_digits,
     "falcon": _joins_digits_to_others,
+    "tiny_aya": _joins_cases,
 }
 """Pre-tokenizer → whether llama.cpp could make a token that the original never makes.
 
 DeepSeek's first models split between digits, llama.cpp only around a run of digits. Falcon splits around digits, and
-counts byte-level characters that look like numbers (`\u00bc`) as digits; llama.cpp does not.
+counts byte-level characters that look like numbers (`\u00bc`) as digits; llama.cpp does not. Tiny Aya and Command A+
+split before an upper-case letter after a lower-case one; llama.cpp does not know cases there.
 """
 
 

@@ -45,6 +45,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "arcee": Version(0, 11, 5),
     "bailingmoe": Version(0, 6, 6),
     "bailingmoe2": Version(0, 12, 11),
+    "cohere2moe": Version(0, 30, 10),
     "deci": Version(0, 7, 0),  # older versions do not know layers without a feed-forward
     "deepseek32": LLAMA_SERVER,
     "dots1": Version(0, 11, 5),
@@ -115,6 +116,7 @@ PRE_TOKENIZER_SINCE: Mapping[str, Version] = {
     "laguna": Version(0, 32, 3),
     "qwen35": LLAMA_SERVER,
     "seed-coder": Version(0, 7, 0),
+    "tiny_aya": LLAMA_SERVER,
 }
 CORRECT_SINCE: Mapping[tuple[str, str], Version] = {("deepseek2", "deepseek-v3"): LLAMA_SERVER}
 """By architecture and pre-tokenizer. Ollama's own engine scales the attention of these by another size (v0.24)."""

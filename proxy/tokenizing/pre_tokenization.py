@@ -31,6 +31,13 @@ _DEEPSEEK_V3 = (
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
     "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 )
+_UPPER_CLASS, _LOWER_CLASS = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TINY_AYA = (
+    f"{_BEFORE}{_UPPER_CLASS}*{_LOWER_CLASS}+{_ENDINGS}?|{_BEFORE}{_UPPER_CLASS}+{_LOWER_CLASS}*{_ENDINGS}?"
+    f"|\\p{{N}}{{1,3}}{_CASED_TAIL}"
+)
+_TRIPLES_FROM_THE_END = r"[^\p{N}]*\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"
+"""unicode_regex_split_custom_afmoe: a number's first group keeps the text before it."""
 _THREES = f"{_ENDINGS}{_WORD}|\\p{{N}}{{1,3}}{_TAIL}"
 _ONES = f"{_ENDINGS}{_WORD}|\\p{{N}}{_TAIL}"
 _KIMI_K2 = (
@@ -51,6 +58,7 @@ PATTERNS: Mapping[str, tuple[str, ...]] = {
         f"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\\p{{N}}{{1,3}}{_CASED_TAIL}",
     ),
     "kimi-k2": (_KIMI_K2,),
+    "tiny_aya": (_TRIPLES_FROM_THE_END, _TINY_AYA),
     "exaone-moe": (_EXAONE_MOE,),
     "seed-coder": (_SEED,),
     "bailingmoe": (_BAILING,),
@@ -80,6 +88,7 @@ PATTERNS: Mapping[str, tuple[str, ...]] = {
 _CLASSES: Mapping[str, tuple[str, str]] = {
     "N": ("\xd1", "0-9"),
     "L": ("\xd2", "A-Za-z"),
+    **dict.fromkeys(("Ll", "Lm", "Lo", "Lt", "Lu"), ("\xd2", "A-Za-z")),
     "P": ("\xd3", r"!-#%-*,-/:-;?-@\[-\]_\{\}"),
     "M": ("\xd4", ""),
     "S": ("\xd5", r"\$\+<->\^`\|"),

@@ -40,6 +40,8 @@ RARE_TEXTS: Mapping[str, str] = {
         "\U00020000 \u1f80 \u0f40 \u2203x\u2208\u211d \u2026\u2014\u201cq\u201d\u2019s \u2581 \ufffd \ufb01 \U0001f9ff"
     ),
     "lines that end with CR and LF": "one\r\ntwo;\r\n\r\n  three\r\n",
+    "numbers after several spaces": "[\n    123,\n    4567,\n] a  12   1234",
+    "letters after long numbers": "1920px 10000ms 2048x1536 20240131_1 123456abc 2025年",
     "a space at the beginning": " two",
     "a space at the end": "two ",
 }
@@ -47,9 +49,13 @@ RARE_TEXTS: Mapping[str, str] = {
 
 _SPLITS_CR_LF = frozenset({"laguna"})
 """For these pre-tokenizers llama.cpp b10488 splits between CR and LF; the models' own tokenizers do not."""
+_GROUPS_ALL_DIGITS = frozenset({"tiny_aya"})
+"""For these llama.cpp b10488 groups the digits of each number from its end, the models' own tokenizers only where no
+letter follows."""
 
 
 def common_texts(pre: str) -> Iterator[str]:
-    """COMMON_TEXTS for this pre-tokenizer: without CR where llama.cpp is known to differ. RARE_TEXTS keeps them."""
+    """COMMON_TEXTS for this pre-tokenizer, without what llama.cpp is known to split otherwise. RARE_TEXTS keeps it."""
     for text in COMMON_TEXTS:
-        yield text.replace("\r\n", "\n") if pre in _SPLITS_CR_LF else text
+        known = text.replace("\r\n", "\n") if pre in _SPLITS_CR_LF else text
+        yield known.replace("2024年", "2024 年") if pre in _GROUPS_ALL_DIGITS else known

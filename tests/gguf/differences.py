@@ -23,6 +23,9 @@ _THINK = {"tokenizer.ggml.token_type": ("<think> and </think> are user-defined",
 ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "qwen3moe": {"qwen3moe.norm_top_k_prob": _EXPERTS},
     "qwen3moe_v5": {"qwen3moe.norm_top_k_prob": _EXPERTS},
+    "cohere2_moe_softmax": {
+        "cohere2moe.feed_forward_length": "llama.cpp's converter leaves it out if no layer is dense; nothing reads it"
+    },
     "distil_bert": {"bert.attention.head_count_kv": _HEADS},
     "eurobert": {"eurobert.attention.key_length": _LENGTHS, "eurobert.attention.value_length": _LENGTHS},
     "exaone": {"exaone.attention.layer_norm_rms_epsilon": "llama.cpp's loader needs it"},
@@ -74,6 +77,12 @@ OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
         "gpt2.feed_forward_length": (
             512,
             "llama.cpp's converter always writes four times the embedding, and its loader then refuses the tensors",
+        )
+    },
+    "cohere2_moe_softmax": {
+        "cohere2moe.expert_weights_norm": (
+            True,
+            "llama.cpp's converter follows norm_topk_prob, which transformers ignores with a softmax",
         )
     },
     "mimo_v2": {

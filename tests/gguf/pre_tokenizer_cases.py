@@ -96,6 +96,7 @@ _TILDE = "llama.cpp does not count ~ as a symbol"
 _SPACES = "llama.cpp counts all of Unicode's spaces as one class, which is not in a range with CJK"
 _LAST_SPACE = "Ollama's engine leaves another one of several spaces to the next word"
 _IGNORES_MERGES = "Ollama's engine always uses a whole word without merges"
+_ALL_DIGITS = "llama.cpp groups the digits of each number from its end, also before a letter, and all kinds of digits"
 _LINES = "llama.cpp splits between CR and LF"
 _NFC = "neither llama.cpp nor Ollama composes characters"
 
@@ -119,6 +120,7 @@ DEVIATIONS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(_of("日本語のテ"), _HAN),
     },
     "laguna": dict.fromkeys([text for text in TEXTS if "\r\n" in text], _LINES),
+    "tiny_aya": dict.fromkeys(_of("\u0661\u0662", "你好"), _ALL_DIGITS),
     "deepseek-v3": dict.fromkeys(_of("if (", "...", "-word"), _TILDE),
     "deepseek-llm": _DEEPSEEK,
     "deepseek-coder": _DEEPSEEK,

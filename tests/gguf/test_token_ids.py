@@ -75,6 +75,10 @@ def with_tokens(name: str, *texts: str) -> Mapping[str, Any]:
         ("falcon", "\u00d0\u00bc", False),  # the bytes of м, one of which looks like ¼ in byte-level BPE
         ("falcon", "\u0120a", True),
         ("smollm", "\u012012", True),
+        ("tiny_aya", "aB", False),
+        ("tiny_aya", "ABc", True),
+        ("tiny_aya", "\u0120a", True),
+        ("tiny_aya", "\u00d0\u00b1\u00d0\u0133", False),  # the bytes of бБ
     ],
 )
 def test_token_that_only_llama_cpp_makes_is_refused(name: str, token: str, *, accepted: bool) -> None:

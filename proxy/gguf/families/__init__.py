@@ -16,7 +16,7 @@ from proxy.gguf.families.bailingmoe import BAILING_MOE, BAILING_MOE2
 from proxy.gguf.families.bamba import BAMBA
 from proxy.gguf.families.bert import BERT, DISTIL_BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.bloom import BLOOM
-from proxy.gguf.families.cohere import COHERE, COHERE2
+from proxy.gguf.families.cohere import COHERE, COHERE2, COHERE2_MOE
 from proxy.gguf.families.dbrx import DBRX
 from proxy.gguf.families.deci import DECI
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
@@ -89,6 +89,7 @@ FAMILIES: Mapping[str, Family] = {
     "BloomForCausalLM": BLOOM,
     "CamembertModel": XLM_ROBERTA,
     "Cohere2ForCausalLM": COHERE2,
+    "Cohere2MoeForCausalLM": COHERE2_MOE,
     "CohereForCausalLM": COHERE,
     "DbrxForCausalLM": DBRX,
     "DeciLMForCausalLM": DECI,

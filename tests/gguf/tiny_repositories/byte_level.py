@@ -58,6 +58,10 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
     "gpt-4o": _split(
         rf"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}{_CASED_TAIL}"
     ),
+    "tiny_aya": _split(
+        r"\d{1,3}(?=(?:\d{3})*\b)",
+        rf"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}{_CASED_TAIL}",
+    ),
     "tekken": _split(rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}{_CASED_TAIL}"),
     "laguna": _split(HEAD_PATTERN + r"|\p{N}" + TAIL, lines=True),
     "qwen35": _split(

@@ -1,4 +1,4 @@
-"""Mixtures of experts: MiMo V2 Flash, Ling and Arctic."""
+"""Mixtures of experts: MiMo V2 Flash, Ling, Arctic and Command A+."""
 
 from tests.gguf.tiny_repositories.byte_level import byte_pairs, qwen_tokens
 from tests.gguf.tiny_repositories.repository import (
@@ -61,6 +61,32 @@ def _arctic(weights: Weights) -> None:
             weights.numbered_mlp(f"{layer}block_sparse_moe.experts.{expert}.", FEED_FORWARD)
 
 
+def _cohere2_moe(weights: Weights) -> None:
+    weights.ends()
+    shared = weights.config.get("num_shared_experts", 0)
+    dense = weights.config.get("first_k_dense_replace", 0)
+    for number, layer in enumerate(weights.layers()):
+        weights.norm(f"{layer}input_layernorm")
+        weights.attention(layer)
+        if number < dense:
+            weights.mlp(layer)
+            continue
+        weights.experts(layer)
+        if shared:
+            weights.mlp(layer, shared * HIDDEN, name="mlp.shared_experts")
+
+
+_COHERE2_MOE = {
+    "head_dim": 2 * HEAD,
+    "intermediate_size": HIDDEN,
+    "layer_norm_eps": 1e-4,
+    "logit_scale": 0.25,
+    "num_experts": EXPERTS,
+    "rope_theta": 20000.0,
+    "sliding_window": 8,
+    "prefix_dense_sliding_window_pattern": 1,
+    "tie_word_embeddings": True,
+}
 _MIMO_V2 = {
     "n_routed_experts": EXPERTS,
     "num_experts_per_tok": 2,
@@ -166,6 +192,42 @@ REPOSITORIES: dict[str, Tiny] = {
             "moe_min_capacity": 0,
             "enable_expert_tensor_parallelism": False,
             "router_aux_loss_coef": 0.01,
+        },
+    ),
+    "cohere2_moe": Tiny(
+        "Cohere2MoeForCausalLM",
+        "cohere2_moe",
+        _cohere2_moe,
+        lambda: byte_pairs("tiny_aya"),
+        {
+            **_COHERE2_MOE,
+            "num_hidden_layers": 5,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention", *["sliding_attention"] * 2],
+            "first_k_dense_replace": 1,
+            "mlp_layer_types": ["dense", *["sparse"] * 4],
+            "prefix_dense_intermediate_size": FEED_FORWARD,
+            "num_experts_per_tok": 3,
+            "num_shared_experts": 2,
+            "shared_expert_combination_strategy": "average",
+            "expert_selection_fn": "sigmoid",
+            "norm_topk_prob": True,
+        },
+        drop=("rms_norm_eps",),
+    ),
+    "cohere2_moe_softmax": Tiny(
+        "Cohere2MoeForCausalLM",
+        "cohere2_moe",
+        _cohere2_moe,
+        lambda: byte_pairs("tiny_aya"),
+        {
+            **_COHERE2_MOE,
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention", *["sliding_attention"] * 2],
+            "num_experts_per_tok": 3,
+            "expert_selection_fn": "softmax",
+            "norm_topk_prob": False,
+            "rms_norm_eps": 1e-4,
+            "tie_word_embeddings": False,
         },
     ),
 }
