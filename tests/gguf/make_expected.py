@@ -54,8 +54,8 @@ convert_hf_to_gguf.main()
 """The converter knows a pre-tokenizer by the tokens that real tokenizers make of a text, so it does not know tiny
 ones. It gets the name from here; tests/gguf/test_vocabulary.py holds how the proxy finds the name. For DeciLM it takes
 every vocabulary of another size than Llama 3's for that of DeciLM-7B. For DeepSeek V3.2 it demands an attribute that
-tokenizers of transformers 5 never have. For tiktoken.model it runs the repository's code, which tiny ones lack. It reads
-MiMo V2's config.json in the authors' form, which transformers 5.24 would change."""
+tokenizers of transformers 5 never have. For tiktoken.model it runs the repository's code, which tiny ones lack. It
+reads MiMo V2's config.json in the authors' form, which transformers 5.24 would change."""
 
 WITHOUT_PREDICTION = frozenset(("deepseek32", "glm_dsa", "mimo_v2"))
 """Repositories with a layer for multi-token prediction, which the converter leaves out only if it is told to."""
