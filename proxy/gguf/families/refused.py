@@ -1,4 +1,4 @@
-"""Architectures that no Ollama runs, or only wrongly: refused by name, with the reason, before any weights. Pure."""
+"""Architectures that no Ollama is known to run rightly: refused by name, with the reason, before any weights. Pure."""
 
 from collections.abc import Mapping
 
@@ -49,6 +49,23 @@ _SWAPS = "is not what its authors made: llama.cpp feeds its small experts with t
 _SWAPPED = "GroveMoeForCausalLM"
 """grovemoe.cpp at b10488 and b11434. The authors' small experts get the layer's input; on 0.40 the logprobs are those
 of this difference."""
+_JOINS_CASES = "gets other tokens than from its authors: llama.cpp does not split words before a capital letter"
+_JOINED_CASES = "YoutuForCausalLM YoutuVLForConditionalGeneration"
+"""Its rule has \\p{Lu} and \\p{Ll}, which are both all letters in unicode.cpp of b10488, even in ASCII."""
+_HAS_TASKS = "has an adapter for each task, and Ollama embeds without tasks"
+_WITH_TASKS = "JinaEmbeddingsV3Model JinaEmbeddingsV5Model"
+"""llama.cpp's converter (b11434, bert.py) writes the adapters as files of their own, or leaves them out."""
+_LACKS_TOKENIZER = "has no tokenizer in its repositories: it uses that of Llama 2"
+_WITHOUT_TOKENIZER = "OpenELMForCausalLM"
+_IS_UNCOMPARED = "is not converted: {} could not be compared with llama.cpp's"
+_UNCOMPARED: Mapping[str, str] = {
+    **dict.fromkeys(("ChameleonForCausalLM", "ChameleonForConditionalGeneration"), "its tokenizer"),
+    "PLMForCausalLM": "its authors' code",
+    **dict.fromkeys(("MT5EncoderModel", "T5EncoderModel", "UMT5EncoderModel"), "its vectors"),
+    **dict.fromkeys(("RWKV6Qwen2ForCausalLM", "RwkvHybridForCausalLM"), "the code of its repositories"),
+}
+"""Chameleon's repositories need a permission, and llama.cpp's converter gives all heads the norm of the first one. No
+encoder of T5 was tried on a server. Of the others no code was found whose result a GGUF could be held against."""
 
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(_RANKING.split(), _RANKS),
@@ -57,6 +74,10 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(_LACKING.split(), _LACKS),
     **dict.fromkeys(_ABORTING.split(), _ABORTS),
     **dict.fromkeys(_SWAPPED.split(), _SWAPS),
+    **dict.fromkeys(_JOINED_CASES.split(), _JOINS_CASES),
+    **dict.fromkeys(_WITH_TASKS.split(), _HAS_TASKS),
+    **dict.fromkeys(_WITHOUT_TOKENIZER.split(), _LACKS_TOKENIZER),
+    **{name: _IS_UNCOMPARED.format(what) for name, what in _UNCOMPARED.items()},
     **{name: _CHANGES.format(what) for name, what in _CHANGED.items()},
 }
 """By the first of `architectures` in config.json: what to say after the name."""
