@@ -11,6 +11,7 @@ from proxy.gguf.families.rules import (
     Auxiliary,
     Copy,
     Deinterleaved,
+    Halved,
     MergedQkv,
     MlaKvB,
     Mxfp4Experts,
@@ -37,7 +38,7 @@ from proxy.gguf.transforms import (
     MXFP4_BYTES,
     WIDTHS,
     Transform,
-    add_one,
+    add,
     interleave,
     interleave_start,
     neg_exp,
@@ -59,6 +60,7 @@ _ALWAYS_F32 = (
     *("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d"),
     *("altup_correct_coef", "altup_predict_coef", "indexer.proj"),
     *("time_mix_w1", "time_mix_w2", "time_mix_lerp_fused"),
+    *("time_mix_first", "time_mix_decay_w1", "time_mix_decay_w2"),
 )
 """Stems of the matrices that llama.cpp keeps in F32, beside all norms and vectors."""
 
@@ -100,6 +102,8 @@ def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
             return [_rows_from(rule, config, tensor)]
         case Scaled():
             return [_scaled(rule, config, tensor)]
+        case Halved():
+            return [_halved(rule, config, tensor)]
         case Padded():
             return [_padded(rule, config, tensor)]
         case MlaKvB():
@@ -196,7 +200,7 @@ def _add_one(rule: AddOne, tensor: MatchedTensor) -> Target:
     if tensor.suffix == ".bias":
         return _target(tensor, tensor.new_name(rule.name), tensor.shape)
     info = TensorInfo(tensor.new_name(rule.name), tensor.shape[::-1], TensorType.F32)
-    return Target(info, (tensor.rows().then([add_one(tensor.dtype)]),))
+    return Target(info, (tensor.rows().then([add(tensor.dtype, 1)]),))
 
 
 def _permuted(rule: Permuted | PermutedHeads, config: ModelConfig, tensor: MatchedTensor) -> Target:
@@ -250,8 +254,8 @@ def _transposed(rule: Transposed, config: ModelConfig, tensor: MatchedTensor) ->
     targets, first = [], 0
     for (name, _), size in zip(rule.parts, sizes, strict=True):
         step = transpose(rows, columns, WIDTHS[tensor.dtype], range(first, first + size))
-        info = TensorInfo(tensor.new_name(name), (rows, size, *reversed(stack)), TYPES[tensor.dtype])
-        targets.append(Target(info, (tensor.rows().then([step]),), in_source_order=len(sizes) == 1))
+        target = _target(tensor, tensor.new_name(name), (*stack, size, rows), [tensor.rows().then([step])])
+        targets.append(replace(target, in_source_order=len(sizes) == 1))
         first += size
     return targets
 
@@ -335,7 +339,10 @@ def _reshaped(rule: Reshaped, config: ModelConfig, tensor: MatchedTensor) -> Tar
     if prod(shape) != prod(tensor.shape):
         raise _wrong_shape(tensor, f"which cannot be reshaped to {list(shape)}")
     info = TensorInfo(rule.name.format(*tensor.numbers), tuple(reversed(shape)), TensorType.F32)
-    steps = [neg_exp(tensor.dtype)] if rule.exponential else _f32_steps(tensor.dtype)
+    if rule.exponential:
+        steps = [neg_exp(tensor.dtype)]
+    else:
+        steps = [add(tensor.dtype, rule.offset)] if rule.offset else _f32_steps(tensor.dtype)
     return Target(info, (tensor.rows().then(steps),))
 
 
@@ -361,6 +368,14 @@ def _scaled(rule: Scaled, config: ModelConfig, tensor: MatchedTensor) -> Target:
         first += rows
     info = TensorInfo(tensor.new_name(rule.name), tensor.shape[::-1], TYPES[dtype])
     return Target(info, tuple(pieces), f32_pieces=tuple(f32_pieces))
+
+
+def _halved(rule: Halved, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    period = rule.period(config)
+    times = tensor.numbers[0] // period if period else 0
+    if not times:
+        return _target(tensor, tensor.new_name(rule.name), tensor.shape)
+    return _scaled(Scaled(rule.name, lambda _: ((0, (0.5**times,)),)), config, tensor)
 
 
 def _padded(rule: Padded, config: ModelConfig, tensor: MatchedTensor) -> Target:

@@ -22,6 +22,7 @@ from proxy.gguf.header import Field, write_header
 from proxy.gguf.keeping import FILE_TYPE, NVFP4, Fallback, choose, try_to_keep
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.plamo_vocabulary import plamo_caveats
 from proxy.gguf.requantize import QUANTIZATION_VERSION
 from proxy.gguf.single_numbers import write_numbers
 from proxy.gguf.special_tokens import name_for_loader
@@ -174,7 +175,8 @@ def _convert(
     name = name_for_loader(str(metadata["general.name"].value), tokenizer, metadata["tokenizer.ggml.tokens"])
     metadata["general.name"] = Field.string(name)
     check_loadable(family, metadata, sources)
-    caveats = [*filter(None, [family.caveat(settings)]), *check_unread_keys(family, settings, config)]
+    caveats = [*filter(None, [family.caveat(settings)]), *plamo_caveats(tokenizer)]
+    caveats += check_unread_keys(family, settings, config)
     facts = ModelFacts.of(metadata)
     if quantization == NVFP4:
         targets = kept

@@ -189,7 +189,7 @@ class _Sizes:
     def _state_space(self) -> dict[str, int]:
         d_inner, d_state = self.read("ssm.inner_size"), self.read("ssm.state_size")
         dt_rank, n_group = self.read("ssm.time_step_rank"), self.read("ssm.group_count", 1)
-        d_mixed = d_inner + 2 * n_group * d_state
+        d_mixed, dt_dim = d_inner + 2 * n_group * d_state, max(64, self.read("embedding_length") // 16)
         return {
             "d_conv": self.read("ssm.conv_kernel"),
             "d_inner": d_inner,
@@ -199,6 +199,8 @@ class _Sizes:
             "2dt_rank": 2 * dt_rank,
             "dt_rank*d_state": dt_rank * d_state,
             "dt_rank+2d_state": dt_rank + 2 * d_state,
+            "dt_dim": dt_dim,
+            "dt_dim+2d_state": dt_dim + 2 * d_state,
             "n_group": n_group,
             "d_inner/n_group": d_inner // n_group if n_group else 0,
             "d_mixed": d_mixed,
@@ -207,12 +209,18 @@ class _Sizes:
 
     def _rwkv(self, block: int | None) -> dict[str, int]:
         """In the first layer, llama.cpp expects values of another rank, which it does not use."""
+        mix, n_wkv, n_embd = self.read("time_mix_extra_dim"), self.read("wkv.head_size"), self.read("embedding_length")
         iclr, value = self.read("attention.iclr_lora_rank"), self.read("attention.value_residual_mix_lora_rank")
         return {
             "n_lora_decay": self.read("attention.decay_lora_rank"),
             "n_lora_iclr": iclr,
             "n_lora_value": value if block else iclr,
             "n_lora_gate": self.read("attention.gate_lora_rank"),
+            "n_mix": mix,
+            "5n_mix": 5 * mix,
+            "n_decay": self.read("time_decay_extra_dim"),
+            "n_wkv": n_wkv,
+            "n_embd/n_wkv": n_embd // n_wkv if n_wkv else 0,
         }
 
     def _short_convolution(self, n_head_kv: int) -> dict[str, int]:

@@ -56,7 +56,7 @@ def special_texts(specials: Mapping[str, Any], config: Mapping[str, Any]) -> Ite
     """The special tokens of special_tokens_map.json and tokenizer_config.json; a text may come twice."""
     for source in (specials, config):
         for name in _NAMES:
-            text = _text(source.get(f"{name}_token"))
+            text = text_of(source.get(f"{name}_token"))
             if text is not None:
                 yield text
         yield from _more_texts(source)
@@ -70,12 +70,12 @@ def _more_texts(source: Mapping[str, Any]) -> Iterator[str]:
         more = source.get(key)
         tokens = more.values() if isinstance(more, dict) else more if isinstance(more, list) else ()
         for token in tokens:
-            text = _text(token)
+            text = text_of(token)
             if text is not None:
                 yield text
 
 
-def _text(token: object) -> str | None:
+def text_of(token: object) -> str | None:
     """A token is written as a text, or as an object with `content`."""
     if isinstance(token, dict):
         token = token.get("content")
@@ -182,7 +182,7 @@ class _SpecialVocab:
             adds = self._config.get(f"add_{name}_token")
             if isinstance(adds, bool):
                 self.adds[name] = adds if _follows_config(files) else self.adds.get(name, False)
-            text = _text(self._config.get(f"{name}_token"))
+            text = text_of(self._config.get(f"{name}_token"))
             if text is not None:
                 self.texts[name] = text
 
@@ -241,7 +241,7 @@ class _SpecialVocab:
                 self.adds["sep"] = (separators[0] and last is None) or separators[1:] == [True]
 
     def _get(self, name: str) -> str | None:
-        return _text(self._config.get(f"{name}_token"))
+        return text_of(self._config.get(f"{name}_token"))
 
 
 def _roberta_template(processor: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:

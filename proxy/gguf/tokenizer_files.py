@@ -16,6 +16,7 @@ RWKV = "rwkv_vocab_v20230424.txt"
 TIKTOKEN = "tiktoken.model"
 TOKENIZER_CODE = ("tokenization_kimi.py", "tokenization_moonshot.py")
 """Code that reads tiktoken.model. It is searched for what no other file has, and never run."""
+PLAMO = "tokenizer.jsonl"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIALS = "special_tokens_map.json"
 ADDED = "added_tokens.json"
@@ -40,6 +41,8 @@ class TokenizerFiles:
     """RWKV's vocabulary, not parsed."""
     tiktoken: bytes | None = None
     """tiktoken.model, not parsed."""
+    plamo: bytes | None = None
+    """PLaMo's vocabulary, not parsed."""
     code: Mapping[str, bytes] = field(default_factory=dict)
     """The files of TOKENIZER_CODE by path."""
 
@@ -48,8 +51,8 @@ class TokenizerFiles:
         paths = (TOKENIZER, TOKENIZER_CONFIG, SPECIALS, ADDED, GENERATION_CONFIG)
         tokenizer, config, specials, added, generation = (_object(path, contents.get(path)) for path in paths)
         code = {path: contents[path] for path in TOKENIZER_CODE if path in contents}
-        model, rwkv, tiktoken = (contents.get(path) for path in (SENTENCEPIECE, RWKV, TIKTOKEN))
-        return cls(tokenizer, config, specials, added, generation, model, rwkv, tiktoken, code)
+        others = (contents.get(path) for path in (SENTENCEPIECE, RWKV, TIKTOKEN, PLAMO))
+        return cls(tokenizer, config, specials, added, generation, *others, code)
 
     @property
     def added_tokens(self) -> Sequence[Mapping[str, Any]]:

@@ -81,9 +81,9 @@ def widen(dtype: str, content: bytes) -> bytes:
     return content if dtype == "F32" else _bf16_to_f32(content) if dtype == "BF16" else _f16_to_f32(content)
 
 
-def add_one(dtype: str) -> Transform:
-    """Adds 1 to each number, in F32."""
-    return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_add_one, dtype))
+def add(dtype: str, offset: float) -> Transform:
+    """Adds an offset to each number, in F32."""
+    return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_add, dtype, _rounded("<f", offset)))
 
 
 def scale(dtype: str, factors: tuple[float, ...], output: str | None = None) -> Transform:
@@ -206,8 +206,8 @@ def _f16_to_f32(content: bytes) -> bytes:
     return struct.pack(f"<{count}f", *struct.unpack(f"<{count}e", content))
 
 
-def _add_one(dtype: str, content: bytes) -> bytes:
-    return _each_number(dtype, content, lambda number: number + 1)
+def _add(dtype: str, offset: float, content: bytes) -> bytes:
+    return _each_number(dtype, content, lambda number: number + offset)
 
 
 def _multiply(dtype: str, factor: float, content: bytes) -> bytes:

@@ -10,6 +10,7 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.plamo_vocabulary import read_plamo, write_plamo_specials
 from proxy.gguf.pretokenizers import name_pre_tokenizer
 from proxy.gguf.rwkv_vocabulary import read_rwkv, write_ends
 from proxy.gguf.sentencepiece import BPE, TokenPiece, count_pieces, read_model_type, read_pieces
@@ -20,6 +21,7 @@ from proxy.gguf.tensors import shown
 from proxy.gguf.tiktoken_vocabulary import read_tiktoken
 from proxy.gguf.tokenizer_files import (
     ADDED,
+    PLAMO,
     RWKV,
     SENTENCEPIECE,
     TIKTOKEN,
@@ -45,7 +47,7 @@ _NUL_REPLACEMENT = "\U0001f409"
 """llama.cpp's converter writes this for the piece NUL, which would end a text in C."""
 
 
-_FILES = {"sentencepiece": SENTENCEPIECE, "rwkv": RWKV, "tiktoken": TIKTOKEN}
+_FILES = {"sentencepiece": SENTENCEPIECE, "rwkv": RWKV, "plamo": PLAMO, "tiktoken": TIKTOKEN}
 """Type of tokenizer → its file; all other types stand in tokenizer.json."""
 
 
@@ -100,6 +102,7 @@ def _tokenizer_type(family: Family, files: TokenizerFiles) -> str | None:
         "wordpiece": is_wordpiece(files.tokenizer),
         "unigram": is_unigram(files.tokenizer),
         "rwkv": files.rwkv is not None,
+        "plamo": files.plamo is not None,
         "bpe": bool(files.tokenizer),
         "tiktoken": files.tiktoken is not None,
     }
@@ -127,6 +130,10 @@ def _write(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
             yield from tokens.pairs("rwkv", None)
             yield from write_specials(family.special_tokens, config, files, len(tokens), strict=True)
             yield from write_ends(tokens)
+        case "plamo":
+            tokens = read_plamo(config, files)
+            yield from tokens.pairs("plamo2", "default")
+            yield from write_plamo_specials(tokens, files)
         case "bpe":
             yield from _write_byte_level(family, config, files, files.tokenizer)
         case "tiktoken":
@@ -150,9 +157,10 @@ def _write_sentencepiece(family: Family, config: ModelConfig, files: TokenizerFi
 def _write_merged_pieces(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
     if require_space_prefix(files.tokenizer):
         raise CannotConvert(f"{TOKENIZER} puts a space before each text, unknown for this architecture")
-    tokens = _merged_pieces(config, files)
-    # llama.cpp splits at line ends, because of the tokenizer's name.
-    yield from tokens.pairs(family.architecture, None)
+    model, pre = family.merged_pieces
+    tokens = _merged_pieces(config, files, scored=pre is None)
+    # llama.cpp splits at line ends, because of these names.
+    yield from tokens.pairs(model, pre)
     yield "merges", Field.strings(_merges(_model(files.tokenizer)))
     yield from write_specials(family.special_tokens, config, files, len(tokens), strict=True)
 
@@ -316,7 +324,7 @@ def _pieces_of_json(config: ModelConfig, files: TokenizerFiles) -> Tokens:
     return tokens
 
 
-def _merged_pieces(config: ModelConfig, files: TokenizerFiles) -> Tokens:
+def _merged_pieces(config: ModelConfig, files: TokenizerFiles, *, scored: bool) -> Tokens:
     """For architectures whose pieces llama.cpp merges by rank, as Hugging Face does, and not by score.
 
     llama.cpp's converter makes each added token within the vocabulary normal. Then a text contains it only if merges
@@ -325,7 +333,7 @@ def _merged_pieces(config: ModelConfig, files: TokenizerFiles) -> Tokens:
     model = _model(files.tokenizer)
     vocabulary, merges = read_token_ids(model), {merge.replace(" ", "") for merge in _merges(model)}
     added = merge_added_tokens(files, vocabulary)
-    tokens = Tokens.empty(_size(config, vocabulary, added), scored=True)
+    tokens = Tokens.empty(_size(config, vocabulary, added), scored=scored)
     for text, token_id in vocabulary.items():
         if "\n" in text and text.strip("\n"):
             raise CannotConvert(f"{TOKENIZER} has the token {shown(text)}, which llama.cpp would split at its line end")

@@ -92,11 +92,15 @@ RUNS_SINCE: Mapping[str, Version] = {
     "neo-bert": Version(0, 11, 5),
     "nomic-bert-moe": Version(0, 6, 8),
     "pangu-embedded": Version(0, 13, 2),
+    "plamo": Version(0, 7, 0),  # older versions rotate other pairs of numbers
+    "plamo2": Version(0, 11, 5),
+    "plamo3": LLAMA_SERVER,
     "qwen3": Version(0, 6, 6),
     "qwen35": Version(0, 17, 5),
     "qwen35moe": Version(0, 17, 5),
     "qwen3moe": Version(0, 6, 6),
     "qwen3next": Version(0, 17, 5),
+    "rwkv6": Version(0, 5, 13),  # older versions expect five tensors where the file has one
     "rwkv7": Version(0, 6, 6),
     "seed_oss": Version(0, 12, 4),
     "smallthinker": Version(0, 11, 5),
@@ -115,6 +119,7 @@ PRE_TOKENIZER_SINCE: Mapping[str, Version] = {
     "kimi-k2": Version(0, 11, 5),
     "laguna": Version(0, 32, 3),
     "qwen35": LLAMA_SERVER,
+    "sarvam-moe": LLAMA_SERVER,
     "seed-coder": Version(0, 7, 0),
     "tiny_aya": LLAMA_SERVER,
 }

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from proxy.errors import Refusal
-from proxy.gguf.tokenizer_files import RWKV, TIKTOKEN, TOKENIZER_CODE
+from proxy.gguf.tokenizer_files import PLAMO, RWKV, TIKTOKEN, TOKENIZER_CODE
 from proxy.planning.json_files import UPLOAD_AGAIN, as_object
 from proxy.sources.base import Repository, RepositoryFile
 
@@ -16,12 +16,12 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+OTHER_TOKENIZERS = (RWKV, PLAMO, TIKTOKEN)
 TEKKEN = "tekken.json"
 COMPANIONS = (
     CONFIG,
     *TOKENIZERS,
-    RWKV,
-    TIKTOKEN,
+    *OTHER_TOKENIZERS,
     *TOKENIZER_CODE,
     TOKENIZER_CONFIG,
     "generation_config.json",
@@ -74,7 +74,7 @@ def choose_files(repository: Repository, index: bytes | None, more: Iterable[str
         check_path(repository.id, file.path)
     if CONFIG not in files:
         raise NotConvertible(f"{repository.id} has no {CONFIG}, which names the architecture of the weights")
-    if not any(path in files and files[path].size for path in (*TOKENIZERS, RWKV, TIKTOKEN)):
+    if not any(path in files and files[path].size for path in (*TOKENIZERS, *OTHER_TOKENIZERS)):
         only = f" but {TEKKEN}, Mistral's own format, which the proxy does not read" if TEKKEN in files else ""
         raise NotConvertible(f"{repository.id} has no tokenizer{only}: it needs one of {' and '.join(TOKENIZERS)}")
     return Selection(weights, companions, weight_map, warnings)

@@ -32,6 +32,8 @@ _SPECIAL_TYPES: tuple[int, ...] = (PieceType.UNKNOWN, PieceType.CONTROL, PieceTy
 _C_SPACES = " \t\n\v\f\r"
 _WHOLE_WORDS = ("llama-bpe", "tekken")
 """For these pre-tokenizers llama.cpp does not merge a word that is a token, and adds BOS unless a field forbids it."""
+_SARVAM = "sarvam-moe"
+"""A pre-tokenizer for pieces, under the name of the byte-level tokenizer."""
 _DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "llama": {"bos": 1, "eos": 2},
     "bert": {"bos": 101, "seperator": 102, "unknown": 100},
@@ -170,8 +172,8 @@ class LlamaTokenizer:
             case "t5":
                 return self._unigram().encode
             case "gemma4":
-                return self._gemma4()
-        return self._byte_level()
+                return self._merged_pieces(whole_lines=True)
+        return self._merged_pieces(whole_lines=False) if self.pre == _SARVAM else self._byte_level()
 
     def _wordpiece(self) -> WordPiece:
         lowercase = bool(self._value("normalizer.lowercase", True))
@@ -211,7 +213,8 @@ class LlamaTokenizer:
 
         return encode
 
-    def _gemma4(self) -> Callable[[str], Iterable[int]]:
+    def _merged_pieces(self, *, whole_lines: bool) -> Callable[[str], Iterable[int]]:
+        """With `whole_lines`, line ends that are one token need no merges."""
         ranks = self._ranks()
 
         def bytes_of(piece: str) -> list[str]:
@@ -219,7 +222,7 @@ class LlamaTokenizer:
 
         def encode(text: str) -> Iterator[int]:
             for part in split(text.replace(" ", SPACE), LINES):
-                is_newlines = not part.strip("\n")
-                yield from merge_by_rank(part, self._ids, ranks, whole=is_newlines, bytes_of=bytes_of)
+                whole = whole_lines and not part.strip("\n")
+                yield from merge_by_rank(part, self._ids, ranks, whole=whole, bytes_of=bytes_of)
 
         return encode

@@ -6,16 +6,21 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from tests.gguf.tiny_repositories.rwkv_world import FIRST
+
 EXPECTED = Path(__file__).parent / "expected"
 _EXPERTS = "Ollama's own engine assumes true if it is missing"
 _ROPE = "llama.cpp's converter assumes 10,000 for every Gemma, but its loader reads the key"
 _GATING = "llama.cpp guesses it from the number of tokens"
+_FIRST_TOKEN = "llama.cpp's converter always calls the first token <s>, which no chat template contains"
 _HEADS = "llama.cpp uses the same number, that of all heads, if it is missing"
 _OLD_FORM = "llama.cpp's converter reads only the older form of config.json, but its loader needs the key"
 _FILE_TYPE = "llama.cpp's converter leaves it out only for these families"
 _LENGTHS = "llama.cpp's converter relies on transformers' defaults, and refuses their classifier_pooling"
 _POOLING = "llama.cpp's converter reads it only for other families"
 _RECURRENT = "llama.cpp reads it instead of `full_attention_interval`, which means the same for these layers"
+_PLAMO_BOS = "llama.cpp adds none with this tokenizer (b10488), but with the key it removes that of a chat template"
+_PADDING = "a text never contains these tokens; with the converter's score, llama.cpp finds them in one"
 _TEMPERATURE = "llama.cpp's converter leaves it out, but its loader and graph use it"
 _BOS = "Ollama's own engine assumes true if it is missing, and llama.cpp's converter sets it only with a tokenizer.json"
 _THOUGHTS = "llama.cpp's converter makes <think> special, which hides it in an answer; tokenizer_config.json does not"
@@ -55,6 +60,7 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "neo_bert": {"neo-bert.attention.head_count_kv": _HEADS},
     "nomic_bert": {"nomic-bert.attention.head_count_kv": _HEADS},
     "nomic_bert_moe": {"nomic-bert-moe.attention.head_count_kv": _HEADS},
+    "plamo2": {"tokenizer.chat_template": "llama.cpp's converter leaves it out"},
     "roberta": {"bert.attention.head_count_kv": _HEADS},
     "gptneox": {"general.file_type": _FILE_TYPE},
     "mpt": {"general.file_type": _FILE_TYPE},
@@ -108,8 +114,18 @@ OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
         "tokenizer.ggml.tokens": (
             "<|rwkv_tokenizer_end_of_text|>",
             "llama.cpp's converter always calls the first token <s>, which no chat template contains",
+    "plamo2": {
+        "plamo2.attention.head_count": (
+            4,
+            "with none in the first layer, as the converter writes it, RoPE rotates nothing (llama-model.cpp, b10488)",
         ),
+        "tokenizer.ggml.add_bos_token": (False, _PLAMO_BOS),
+        "tokenizer.ggml.scores": (None, _PADDING),
+        "tokenizer.ggml.tokens": (None, _PADDING),
     },
+    "plamo3": {"tokenizer.ggml.add_bos_token": (False, _PLAMO_BOS)},
+    "rwkv6": {"tokenizer.ggml.tokens": (FIRST, _FIRST_TOKEN)},
+    "rwkv7": {"tokenizer.ggml.tokens": (FIRST, _FIRST_TOKEN)},
 }
 """Repository → key → the proxy's value, which differs from that of llama.cpp's converter, and the reason."""
 ONLY_THEIRS: Mapping[str, Mapping[str, str]] = {
@@ -167,6 +183,8 @@ WITHOUT_FIGURES: Mapping[str, str] = {
     "ministral": "llama.cpp's converter does not know this name",
     "mistral_model": "llama.cpp's converter does not know this name",
     "nomic_bert_v5": "llama.cpp's converter reads only the older form of config.json for Nomic's BERT",
+    "plamo": "llama.cpp's converter has the sizes of PLaMo-13B in its code and fails with others",
+    "sarvam": "llama.cpp's converter fails on it with transformers 5.24, which renames num_experts",
     "stablelm-norms": 'llama.cpp\'s converter fails on it: "Unprocessed norms"',
 }
 

@@ -22,6 +22,7 @@ CHOSEN_TYPES = {
     "MPTForCausalLM": "mpt",
     "Qwen3_5ForCausalLM": "qwen3_5_text",
     "Qwen3_5MoeForCausalLM": "qwen3_5_moe_text",
+    "SarvamMoEForCausalLM": "sarvam_moe",
 }
 """Architecture → model type, if several types share it or transformers does not have this name."""
 _MAPPINGS = (

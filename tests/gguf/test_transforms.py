@@ -1,6 +1,7 @@
 """Transforms against numpy. Any cut into whole blocks gives the same result."""
 
 import random
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from proxy.gguf.transforms import (
     WIDTHS,
     Transform,
-    add_one,
+    add,
     chain,
     interleave,
     interleave_start,
@@ -82,10 +83,11 @@ def test_mxfp4_blocks_get_the_layout_of_ggml(count: int, index: int) -> None:
     assert repack_mxfp4(5, count, index).change(content) == blocks[index::count].tobytes()
 
 
-def test_numbers_become_f32_and_one_larger() -> None:
+def test_numbers_become_f32_and_larger() -> None:
     half = np.random.default_rng(0).standard_normal(99).astype(np.float16)
     assert _run(to_f32("F16"), half.tobytes()) == half.astype(np.float32).tobytes()
-    assert _run(add_one("F16"), half.tobytes()) == (half.astype(np.float32) + np.float32(1)).tobytes()
+    for offset in (1, 0.2):
+        assert _run(add("F16", offset), half.tobytes()) == (half.astype(np.float32) + np.float32(offset)).tobytes()
     upper = (half.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
     wide = (upper.astype(np.uint32) << 16).view(np.float32)
     assert _run(to_f32("BF16"), upper.tobytes()) == wide.tobytes()
@@ -136,7 +138,7 @@ TRANSFORMS = (
     interleave_start(2, 6, 4),
     *(transpose(rows, columns, width) for rows, columns, width in ((2, 3, 2), (3, 2, 4), (1, 5, 4))),
     transpose(3, 4, 2, range(1, 3)),
-    *(make(dtype) for make in (to_f32, add_one) for dtype in ("F16", "BF16")),
+    *(make(dtype) for make in (to_f32, partial(add, offset=0.2)) for dtype in ("F16", "BF16")),
     *(scale(dtype, (0.5, 3.0)) for dtype in WIDTHS),
     *(multiply(dtype, 0.3) for dtype in WIDTHS),
 )

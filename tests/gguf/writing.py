@@ -23,6 +23,7 @@ TOKENIZER_FILES = (
     "rwkv_vocab_v20230424.txt",
     "tiktoken.model",
     "tokenization_kimi.py",
+    "tokenizer.jsonl",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

@@ -5,6 +5,10 @@ packed_logprobs.json, for repositories whose weights are stored quantized. It ne
 sentencepiece and tiktoken, which this project does not depend on. The figures are from transformers 5.24 with torch
 2.15, in F32 with eager attention. Those of RWKV-7 are from its authors' package rwkv 0.8.32, which has to be installed
 for them.
+packed_logprobs.json, for repositories whose weights are stored quantized. It needs torch, transformers, accelerate and
+sentencepiece, which this project does not depend on. The figures are from transformers 5.24 with torch 2.15, in F32
+with eager attention. Those of RWKV are from its authors' package rwkv 0.8.32, and those of PLaMo from mlx-lm 0.32.2
+with mlx[cpu] 0.32.4; both have to be installed for them.
 """
 
 import json
@@ -24,7 +28,7 @@ from tests.gguf.tiny_repositories.repository import FEED_FORWARD, HEAD, HIDDEN, 
 from tests.gguf.tiny_repositories.schemes import PACKED
 from tests.gguf.tiny_repositories.tiktoken import PATTERNS, RESERVED, VOCABULARY
 from tests.gguf.tiny_repositories.tokenizer import SPACE, WORDS, dump
-from tests.real import rwkv_oracle
+from tests.real import plamo_oracle, rwkv_oracle
 
 FIGURES, PACKED_FIGURES = (Path(__file__).with_name(name) for name in ("logprobs.json", "packed_logprobs.json"))
 REMOTE_CODE = "transformers has no class for it: its repositories contain their own code"
@@ -107,6 +111,8 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
         "logits_scaling": HIDDEN / 128,
         "attention_multiplier": HEAD**-0.5,
     },
+    # transformers has no class for XVERSE. Llama's class computes the same.
+    "xverse": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
     # These are Llamas: layers that are alike, one loop, and biases by another key.
     "deci_alike": {
         "architectures": ["LlamaForCausalLM"],
@@ -120,6 +126,8 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
 """Changes of config.json with which transformers computes the same as the repository's own code."""
 NOT_AUTOMATIC: Mapping[str, str] = {"mistral4": "Mistral4ForCausalLM"}
 """Model type → its class, where AutoModelForCausalLM knows none."""
+OTHER_PACKAGES = {kind: module.load for module in (plamo_oracle, rwkv_oracle) for kind in module.MODEL_TYPES}
+"""Model type → how another package than transformers loads a repository."""
 STEPS = 24
 CANDIDATES = 5
 DIGITS = 5
@@ -303,12 +311,12 @@ def longest(oracle: Oracle, prompts: Iterable[str]) -> dict[str, Any]:
 
 
 def figures(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    """The figures of three prompts for this repository: by transformers, or else by its authors' package."""
+    """The figures of three prompts for this repository: by transformers, or else by another package."""
     with tempfile.TemporaryDirectory() as folder:
         for path, content in files.items():
             (Path(folder) / path).write_bytes(content)
-        is_rwkv = rwkv_oracle.VOCABULARY in files
-        model = Oracle(*rwkv_oracle.load(Path(folder))) if is_rwkv else oracle(Path(folder))
+        load = OTHER_PACKAGES.get(json.loads(files["config.json"])["model_type"])
+        model = Oracle(*load(Path(folder))) if load else oracle(Path(folder))
     return [longest(model, prompts) for prompts in PROMPTS]
 
 

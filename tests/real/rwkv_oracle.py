@@ -1,12 +1,14 @@
-"""RWKV-7 by its authors' package `rwkv` (0.8.32), for `make_logprobs.py`. transformers has no class for it."""
+"""RWKV-6 and 7 by the authors' package `rwkv` (0.8.32), for `make_logprobs.py`. transformers has no class for them."""
 
+import json
 import os
 from collections.abc import Callable
-from importlib import import_module
+from importlib import import_module, reload
 from pathlib import Path
 from typing import Any
 
-VOCABULARY = "rwkv_vocab_v20230424.txt"
+MODEL_TYPES = ("rwkv6", "rwkv7")
+_VOCABULARY = "rwkv_vocab_v20230424.txt"
 _PARTS = {
     "model.embeddings": "emb",
     "model.norm": "ln_out",
@@ -26,21 +28,31 @@ _PARTS = {
     "_lora.lora.2.bias": "0",
 }
 """flash-linear-attention's parts of names → those of the authors, whose small matrices are transposed."""
+_PARTS_OF_6 = {
+    "rwkv.embeddings": "emb",
+    "rwkv.": "",
+    "blocks.0.pre_ln": "blocks.0.ln0",
+    "attention.": "att.",
+    "feed_forward.": "ffn.",
+}
+"""The same for RWKV-6 in its Hugging Face repositories, whose matrices are as those of the authors."""
 
 
 def load(folder: Path) -> tuple[Callable[[list[int]], Any], Callable[[str], list[int]], list[str | None]]:
     """The logits after tokens, the tokens of a text, and the text that a server shows for each token alone."""
-    os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"}
+    is_7 = json.loads((folder / "config.json").read_bytes())["model_type"] == "rwkv7"
+    os.environ |= {"RWKV_V7_ON": str(int(is_7)), "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"}
     torch, safetensors = import_module("torch"), import_module("safetensors.torch")
     tensors = {}
     for source_name, tensor in safetensors.load_file(folder / "model.safetensors").items():
         is_small, name = ".lora." in source_name and source_name.endswith("weight"), source_name
-        for part, other in _PARTS.items():
+        for part, other in (_PARTS if is_7 else _PARTS_OF_6).items():
             name = name.replace(part, other)
         tensors[name] = (tensor.t() if is_small else tensor).float().contiguous()
     torch.save(tensors, folder / "model.pth")
-    model = import_module("rwkv.model").RWKV(model=str(folder / "model"), strategy="cpu fp32")
-    tokenizer = import_module("rwkv.rwkv_tokenizer").TRIE_TOKENIZER(str(folder / VOCABULARY))
+    # The module chooses its class by the variable when it is loaded.
+    model = reload(import_module("rwkv.model")).RWKV(model=str(folder / "model"), strategy="cpu fp32")
+    tokenizer = import_module("rwkv.rwkv_tokenizer").TRIE_TOKENIZER(str(folder / _VOCABULARY))
 
     def logits(tokens: list[int]) -> Any:
         return model.forward(tokens, None)[0].float()
@@ -52,9 +64,9 @@ def load(folder: Path) -> tuple[Callable[[list[int]], Any], Callable[[str], list
 
 
 def _shown(content: bytes) -> str | None:
-    """None for a part of a character, for what a server holds back, and for the end of an answer."""
+    """None for a part of a character, and for what a server holds back: perhaps it begins the end of an answer."""
     try:
         text = content.decode()
     except UnicodeDecodeError:
         return None
-    return None if "\0" in text or "<" in text or "[" in text or text == "\n\n" else text
+    return None if "\0" in text or "<" in text or "[" in text or text.endswith("\n") else text

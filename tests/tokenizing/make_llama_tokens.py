@@ -51,7 +51,7 @@ CASES: Mapping[str, tuple[Callable[[], Files], str]] = {
     "pieces that eat spaces": (lambda: with_tokenizer("llama-2", _as_phi_3()), "Tiny Phi-3"),
     **{
         name: (REPOSITORIES[name].files, "Tiny")
-        for name in ("llama", "llama_pieces", "internlm2", "gemma", "gemma3_json", "gemma4", "olmo2_tokens")
+        for name in ("llama", "llama_pieces", "internlm2", "gemma", "gemma3_json", "gemma4", "olmo2_tokens", "sarvam")
     },
     "bert": (tiny_bert, "Tiny"),
     "xlm_roberta": (tiny_xlm_roberta, "Tiny"),

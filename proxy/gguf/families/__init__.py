@@ -13,6 +13,7 @@ from proxy.gguf.families.apertus import APERTUS
 from proxy.gguf.families.arctic import ARCTIC
 from proxy.gguf.families.baichuan import BAICHUAN_7B, BAICHUAN_13B
 from proxy.gguf.families.bailingmoe import BAILING_MOE, BAILING_MOE2
+from proxy.gguf.families.bailingmoe import BAILING_MOE2, SARVAM_MOE
 from proxy.gguf.families.bamba import BAMBA
 from proxy.gguf.families.bert import BERT, DISTIL_BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.bloom import BLOOM
@@ -67,14 +68,17 @@ from proxy.gguf.families.olmo import OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.orion import ORION
 from proxy.gguf.families.pangu import PANGU_EMBEDDED
 from proxy.gguf.families.phi import PHI2, PHI3
+from proxy.gguf.families.plamo import PLAMO, PLAMO2, PLAMO3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from proxy.gguf.families.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_5_MOE_MULTIMODAL, QWEN3_5_MULTIMODAL, QWEN3_NEXT
+from proxy.gguf.families.rwkv6 import RWKV6
 from proxy.gguf.families.rwkv7 import RWKV7
 from proxy.gguf.families.seed_oss import SEED_OSS
 from proxy.gguf.families.smallthinker import SMALL_THINKER
 from proxy.gguf.families.stablelm import STABLELM, STABLELM_EPOCH
 from proxy.gguf.families.starcoder2 import STARCODER2
 from proxy.gguf.families.talkie import TALKIE
+from proxy.gguf.families.xverse import XVERSE
 
 FAMILIES: Mapping[str, Family] = {
     "ApertusForCausalLM": APERTUS,
@@ -179,6 +183,11 @@ FAMILIES: Mapping[str, Family] = {
     "PanguEmbeddedForCausalLM": PANGU_EMBEDDED,
     "Phi3ForCausalLM": PHI3,
     "PhiForCausalLM": PHI2,
+    "Plamo2ForCausalLM": PLAMO2,
+    "PLaMo2ForCausalLM": PLAMO2,
+    "Plamo3ForCausalLM": PLAMO3,
+    "PLaMo3ForCausalLM": PLAMO3,
+    "PlamoForCausalLM": PLAMO,
     "Qwen2ForCausalLM": QWEN2,
     "Qwen2Model": QWEN2,
     "Qwen2MoeForCausalLM": QWEN2_MOE,
@@ -192,7 +201,9 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3NextForCausalLM": QWEN3_NEXT,
     "RobertaModel": ROBERTA,
     "RWForCausalLM": REFINED_WEB,
+    "Rwkv6ForCausalLM": RWKV6,
     "RWKV7ForCausalLM": RWKV7,
+    "SarvamMoEForCausalLM": SARVAM_MOE,
     "SeedOssForCausalLM": SEED_OSS,
     "SmallThinkerForCausalLM": SMALL_THINKER,
     "SmolLM3ForCausalLM": SMOLLM3,
@@ -202,5 +213,6 @@ FAMILIES: Mapping[str, Family] = {
     "Starcoder2ForCausalLM": STARCODER2,
     "TalkieForCausalLM": TALKIE,
     "XLMRobertaModel": XLM_ROBERTA,
+    "XverseForCausalLM": XVERSE,
 }
 """By the first of `architectures` in config.json."""

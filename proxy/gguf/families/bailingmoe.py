@@ -1,10 +1,11 @@
-"""Ling and Ling 2 (Bailing MoE and Bailing MoE 2). Pure.
+"""Ling and Ling 2 (Bailing MoE and Bailing MoE 2), and Sarvam MoE. Pure.
 
 Ling with `norm_head` is refused: its authors' code divides each column of the output matrix by the column's length,
 which is known only after the whole matrix has been read.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, check_several_experts
 from proxy.gguf.families.common_tensors import LAYER, MLP, NORMS, ROUTED_EXPERTS, SHARED_EXPERTS
@@ -13,6 +14,7 @@ from proxy.gguf.families.rules import Rule, SplitQkv
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import (
     BASIC,
+    SIGMOID_GATE,
     VOCABULARY_SIZE,
     Pairs,
     always,
@@ -91,6 +93,22 @@ BAILING_MOE = Family(
     has_transformers_class=False,
 )
 
+_KEYS = (
+    count("leading_dense_block_count", "first_k_dense_replace", required=True),
+    VOCABULARY_SIZE,
+    count("expert_feed_forward_length", "moe_intermediate_size", required=True),
+    count(
+        "expert_shared_feed_forward_length",
+        "moe_shared_expert_intermediate_size",
+        "moe_intermediate_size",
+        required=True,
+    ),
+    number("expert_weights_scale", "routed_scaling_factor", required=True),
+    count("expert_shared_count", "num_shared_experts", required=True),
+    flag("expert_weights_norm", "norm_topk_prob", default=True),
+    _no_prediction_layers,
+)
+
 BAILING_MOE2 = Family(
     "bailingmoe2",
     {
@@ -101,23 +119,7 @@ BAILING_MOE2 = Family(
         LAYER + "attention.key_layernorm": "blk.{}.attn_k_norm",
         LAYER + "mlp.gate.expert_bias": "blk.{}.exp_probs_b",
     },
-    (
-        *BASIC,
-        partial_head_dimensions,
-        count("leading_dense_block_count", "first_k_dense_replace", required=True),
-        VOCABULARY_SIZE,
-        count("expert_feed_forward_length", "moe_intermediate_size", required=True),
-        count(
-            "expert_shared_feed_forward_length",
-            "moe_shared_expert_intermediate_size",
-            "moe_intermediate_size",
-            required=True,
-        ),
-        number("expert_weights_scale", "routed_scaling_factor", required=True),
-        count("expert_shared_count", "num_shared_experts", required=True),
-        flag("expert_weights_norm", "norm_topk_prob", default=True),
-        _no_prediction_layers,
-    ),
+    (*BASIC, partial_head_dimensions, *_KEYS),
     optional_tensors=frozenset({"exp_probs_b"}),
     optional_biases=frozenset(),
     defaults={"partial_rotary_factor": 0.5},
@@ -141,3 +143,48 @@ BAILING_MOE2 = Family(
     skips_extra_layers=True,
     heads_fill_embedding=True,
 )
+
+SARVAM_MOE = replace(
+    BAILING_MOE2,
+    hyperparameters=(*BASIC, rope_dimensions, SIGMOID_GATE, *_KEYS),
+    # That of Gemma 3.
+    tokenizers=("merged pieces",),
+    merged_pieces=("gpt2", "sarvam-moe"),
+    # The first names are those that transformers writes.
+    key_aliases={
+        "n_routed_experts": "num_experts",
+        "num_local_experts": "num_experts",
+        "n_shared_experts": "num_shared_experts",
+        "attention_bias": "use_qkv_bias",
+    },
+    has_transformers_class=True,
+    defaults={
+        "hidden_size": 4096,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 19,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 8_000_000.0,
+        "vocab_size": 262144,
+        "num_experts": 128,
+        "num_shared_experts": 1,
+        "num_experts_per_tok": 6,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 1024,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 2.5,
+    },
+    accepted_values={
+        **BAILING_MOE2.accepted_values,
+        "use_qk_norm": (True, None),
+        "score_function": ("sigmoid", None),
+        "partial_rotary_factor": (1.0, None),
+    },
+    harmless_keys=frozenset({"moe_router_enable_expert_bias", "router_dtype", "max_window_layers"}),
+)
+"""Its code has the same model, with RoPE for whole heads. It subtracts the mean from the bias of the experts, which
+changes no choice among them; llama.cpp's converter does so too, and rounds what is left."""

@@ -28,7 +28,7 @@ class Family:
     hyperparameters: tuple[Writer, ...] = BASIC
     tokenizers: tuple[str, ...] = ("bpe",)
     """The tokenizer types that llama.cpp's converter tries, in its order: `sentencepiece`, `merged pieces`, `bpe`,
-    `wordpiece`, `unigram`, `rwkv`, `tiktoken`."""
+    `wordpiece`, `unigram`, `rwkv`, `plamo`, `tiktoken`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """transformers' values for keys that config.json leaves out."""
     key_aliases: Mapping[str, str] = field(default_factory=dict)
@@ -52,6 +52,8 @@ class Family:
     own code."""
     vocabulary: Callable[[ModelConfig, TokenizerFiles], Pairs] = lambda _config, _files: iter(())
     """Writes further tokenizer keys, which override the general ones."""
+    merged_pieces: tuple[str, str | None] = ("gemma4", None)
+    """llama.cpp's names of the tokenizer and of the pre-tokenizer for `merged pieces`."""
     special_tokens: Mapping[str, str] = field(default_factory=dict)
     """The texts of special tokens that llama.cpp's converter sets itself, by type: `eos`, `eot`, …"""
     added_from_json: bool = False

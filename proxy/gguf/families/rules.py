@@ -113,12 +113,13 @@ class SplitQkv:
 class Reshaped:
     """The tensor as F32 in another shape, in PyTorch's order of dimensions. `name` is complete, with its ending.
 
-    `exponential` replaces each number x by -exp(x).
+    `exponential` replaces each number x by -exp(x); `offset` is added to each.
     """
 
     name: str
     shape: Callable[[ModelConfig, tuple[int, ...]], tuple[int, ...]]
     exponential: bool = False
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,14 @@ class Scaled:
 
     name: str
     shares: Callable[[ModelConfig], tuple[tuple[int, tuple[float, ...]], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Halved:
+    """A matrix, divided by 2 once for each `period` layers before its own; a period of 0 is none."""
+
+    name: str
+    period: Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +239,7 @@ Rule = (
     | SplitQkv
     | Reshaped
     | Scaled
+    | Halved
     | RowsFrom
     | MlaKvB
     | Deinterleaved
@@ -273,6 +283,7 @@ def output_names(key: str, rule: Rule | str) -> Iterator[str]:
             | Stacked()
             | MergedQkv()
             | Scaled()
+            | Halved()
             | RowsFrom()
             | StackedExperts()
             | Padded()

@@ -98,7 +98,7 @@ def _ernie4_5_moe(weights: Weights) -> None:
     weights.norm("model.mtp_emb_norm.0")
 
 
-def _bailing_moe2(weights: Weights) -> None:
+def bailing_moe2(weights: Weights) -> None:
     weights.add("model.word_embeddings.weight", weights.config["vocab_size"], HIDDEN)
     weights.norm("model.norm")
     weights.add("lm_head.weight", weights.config["vocab_size"], HIDDEN)
@@ -108,7 +108,7 @@ def _bailing_moe2(weights: Weights) -> None:
         weights.linear(f"{layer}attention.dense", HIDDEN, HIDDEN)
         weights.norms(layer, "attention.query_layernorm", "attention.key_layernorm", size=HEAD)
         dense_or_experts(weights, number, layer)
-        if number:
+        if number >= weights.config["first_k_dense_replace"]:
             weights.add(f"{layer}mlp.gate.expert_bias", EXPERTS)
 
 
@@ -218,7 +218,7 @@ REPOSITORIES: dict[str, Tiny] = {
     "bailingmoe2": Tiny(
         "BailingMoeV2ForCausalLM",
         "bailing_moe",
-        _bailing_moe2,
+        bailing_moe2,
         lambda: byte_pairs("bailingmoe"),
         {
             "num_experts": EXPERTS,

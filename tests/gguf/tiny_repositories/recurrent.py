@@ -70,6 +70,45 @@ def _rwkv7(weights: Weights) -> None:
         weights.linear(f"{layer}ffn.value", HIDDEN, config["intermediate_size"])
 
 
+def _rwkv6(weights: Weights) -> None:
+    config, heads = weights.config, HIDDEN // weights.config["head_size"]
+    weights.add("rwkv.embeddings.weight", config["vocab_size"], HIDDEN)
+    weights.norm("rwkv.ln_out", bias=True)
+    weights.add("head.weight", config["vocab_size"], HIDDEN)
+    weights.norm("rwkv.blocks.0.pre_ln", bias=True)
+    for number in range(config["num_hidden_layers"]):
+        layer = f"rwkv.blocks.{number}."
+        weights.norms(layer, "ln1", "ln2", bias=True)
+        for letter in "xwkvrg":
+            weights.add(f"{layer}attention.time_maa_{letter}", 1, 1, HIDDEN)
+        weights.add(f"{layer}attention.time_maa_w1", HIDDEN, 5 * 32)
+        weights.add(f"{layer}attention.time_maa_w2", 5, 32, HIDDEN)
+        weights.add(f"{layer}attention.time_decay", 1, 1, HIDDEN)
+        weights.add(f"{layer}attention.time_decay_w1", HIDDEN, 64)
+        weights.add(f"{layer}attention.time_decay_w2", 64, HIDDEN)
+        weights.add(f"{layer}attention.time_faaaa", heads, HIDDEN // heads)
+        for name in ("receptance", "key", "value", "gate", "output"):
+            weights.linear(f"{layer}attention.{name}", HIDDEN, HIDDEN)
+        weights.norm(f"{layer}attention.ln_x", bias=True)
+        for letter in "kr":
+            weights.add(f"{layer}feed_forward.time_maa_{letter}", 1, 1, HIDDEN)
+        weights.linear(f"{layer}feed_forward.key", config["intermediate_size"] or 896, HIDDEN)
+        weights.linear(f"{layer}feed_forward.receptance", HIDDEN, HIDDEN)
+        weights.linear(f"{layer}feed_forward.value", HIDDEN, config["intermediate_size"] or 896)
+
+
+RWKV6 = {
+    "num_hidden_layers": 3,
+    "attention_hidden_size": HIDDEN,
+    "intermediate_size": 768,
+    "head_size": 32,
+    "head_size_divisor": 8,
+    "layer_norm_epsilon": 1e-5,
+    "num_attention_heads": 64,
+    "rescale_every": 2,
+}
+
+
 RWKV7 = {
     "num_hidden_layers": 3,
     "intermediate_size": 768,
@@ -125,6 +164,7 @@ REPOSITORIES: dict[str, Tiny] = {
             "mamba_expand": 2,
         },
     ),
+    "rwkv6": Tiny("Rwkv6ForCausalLM", "rwkv6", _rwkv6, world_tokens, RWKV6, drop=(*NO_ATTENTION[1:], "hidden_act")),
     "rwkv7": Tiny("RWKV7ForCausalLM", "rwkv7", _rwkv7, world_tokens, RWKV7, drop=NO_ATTENTION),
     "mamba2": Tiny("Mamba2ForCausalLM", "mamba2", _mamba2, change=MAMBA2, drop=(*NO_ATTENTION, "intermediate_size")),
     "mamba2_codestral": Tiny(
