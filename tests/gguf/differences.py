@@ -110,10 +110,6 @@ OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
     },
     "kimi_k2": _THINK,
     "kimi_linear": _THINK,
-    "rwkv7": {
-        "tokenizer.ggml.tokens": (
-            "<|rwkv_tokenizer_end_of_text|>",
-            "llama.cpp's converter always calls the first token <s>, which no chat template contains",
     "plamo2": {
         "plamo2.attention.head_count": (
             4,

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from proxy.gguf.families.apertus import APERTUS
 from proxy.gguf.families.arctic import ARCTIC
 from proxy.gguf.families.baichuan import BAICHUAN_7B, BAICHUAN_13B
-from proxy.gguf.families.bailingmoe import BAILING_MOE, BAILING_MOE2
-from proxy.gguf.families.bailingmoe import BAILING_MOE2, SARVAM_MOE
+from proxy.gguf.families.bailingmoe import BAILING_MOE, BAILING_MOE2, SARVAM_MOE
 from proxy.gguf.families.bamba import BAMBA
 from proxy.gguf.families.bert import BERT, DISTIL_BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.bloom import BLOOM
