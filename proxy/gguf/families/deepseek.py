@@ -220,14 +220,16 @@ def _slow_pairs(config: ModelConfig) -> str | None:
 
     RoPE rotates pairs of numbers, each pair more slowly than the one before. YaRN divides the speed of the slow ones by
     its factor: of Kimi-K2's 32 pairs, those from the 21st on. llama.cpp also slows the 10th to the 20th, each more than
-    the one before; a turn of the 10th has 132 tokens.
+    the one before; a turn of the 10th has 132 tokens. In a tiny random model with Kimi-K2's YaRN, the logprobs of the
+    five likeliest tokens differ by up to 0.03 after 16 tokens, 0.05 after 64, 0.31 after 256 and 0.23 after 1024
+    (transformers 5.24 with 1 and with 32; llama.cpp's are those with 32).
     """
     rope = ModelConfig(config.rope)
     if rope.find("rope_type") != "yarn" or rope.optional_number(_FAST) != _KIMI_FAST:
         return None
     return (
         f"llama.cpp uses beta_fast = {_LLAMA_CPP_FAST} in YaRN, and this model has {_KIMI_FAST}: a third of the pairs "
-        "that RoPE rotates are slower than in its authors' model. Every GGUF of it differs so, in long texts more"
+        "that RoPE rotates are slower than in its authors' model. Every GGUF of it differs so, most after 100 tokens"
     )
 
 
