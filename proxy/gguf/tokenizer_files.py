@@ -51,8 +51,8 @@ class TokenizerFiles:
         paths = (TOKENIZER, TOKENIZER_CONFIG, SPECIALS, ADDED, GENERATION_CONFIG)
         tokenizer, config, specials, added, generation = (_object(path, contents.get(path)) for path in paths)
         code = {path: contents[path] for path in TOKENIZER_CODE if path in contents}
-        others = (contents.get(path) for path in (SENTENCEPIECE, RWKV, TIKTOKEN, PLAMO))
-        return cls(tokenizer, config, specials, added, generation, *others, code)
+        model, rwkv, tiktoken, plamo = (contents.get(path) for path in (SENTENCEPIECE, RWKV, TIKTOKEN, PLAMO))
+        return cls(tokenizer, config, specials, added, generation, model, rwkv, tiktoken, plamo, code)
 
     @property
     def added_tokens(self) -> Sequence[Mapping[str, Any]]:
