@@ -44,13 +44,13 @@ def items(files: Mapping[str, bytes], key: str) -> list[Any]:
 @pytest.mark.parametrize(("score", "rounded"), [(-10.00044999, -100004), (-9.25, -92500)])
 def test_scores_round_as_the_authors_tokenizer_rounds_them(score: float, rounded: int) -> None:
     """llama.cpp multiplies the F32 by 10,000; the first would become another number."""
-    made = items(with_line(7, json.dumps(["A", score, "NORMAL"]).encode()), "scores")[7]
+    made = items(with_line(7, json.dumps(["A?A?", score, "NORMAL"]).encode()), "scores")[7]
     assert round(made * 1e4) == rounded
     assert abs(made * 1e4 - rounded) < 0.5
 
 
 def test_token_without_a_type_is_normal_unless_its_text_is_special() -> None:
-    types = items(with_line(7, b'["A", -9.0]'), "token_type")
+    types = items(with_line(7, b'["A?A?", -9.0]'), "token_type")
     assert (types[5], types[7]) == (3, 1)
 
 
