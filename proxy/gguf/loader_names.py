@@ -3,8 +3,8 @@
 _BEFORE_LLAMA_SERVER = """
 afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bert bitnet bloom chameleon chatglm codeshell cogvlm
 cohere2 command-r dbrx deci deepseek deepseek2 deepseekocr dots1 dream ernie4_5 ernie4_5-moe exaone exaone4 falcon
-falcon-h1 gemma gemma-embedding gemma2 gemma3 gemma3n gemma4 glm4 glm4moe glm4moelite glmocr gpt-oss gpt2 gptj gptneox
-gptoss granite granitehybrid granitemoe grok grovemoe hunyuan-dense hunyuan-moe internlm2 jais jamba jina-bert-v2
+falcon-h1 gemma gemma-embedding gemma2 gemma3 gemma3n gemma4 glm4 glm4moe glm4moelite glmocr gpt-oss gpt2 gptneox gptoss
+granite granitehybrid granitemoe grok grovemoe hunyuan-dense hunyuan-moe internlm2 jais jamba jina-bert-v2
 jina-bert-v3 laguna lfm2 lfm2moe llada llada-moe llama llama4 mamba mamba2 minicpm minicpm3 minimax-m2 mistral3 mllama
 mpt nemotron nemotron_h nemotron_h_moe nemotron_h_omni neo-bert nomic-bert nomic-bert-moe olmo olmo2 olmo3 olmoe
 openelm orion pangu-embedded phi2 phi3 phimoe plamo plamo2 plm qwen qwen2 qwen25vl qwen2moe qwen2vl qwen3 qwen35
@@ -27,7 +27,10 @@ smaug-bpe smollm solar-open stablelm2 starcoder superbpe talkie tekken tiny_aya 
 """
 _TOKENIZERS = "bert gemma4 gpt2 hybriddna llama no_vocab none plamo2 rwkv t5 whitespace"
 BEFORE_LLAMA_SERVER = frozenset(_BEFORE_LLAMA_SERVER.split())
-"""Architectures that Ollama 0.24 loads, from llama/llama.cpp/src/llama-arch.cpp and from its own model/models."""
+"""Architectures that Ollama 0.24 loads, from llama/llama.cpp/src/llama-arch.cpp and from its own model/models.
+
+Not `gptj`: llama.cpp has the name, and no graph for it.
+"""
 SINCE_LLAMA_SERVER = frozenset(_SINCE_LLAMA_SERVER.split())
 """Architectures that llama.cpp b10488 adds; Ollama 0.30 and newer run it."""
 PRE_TOKENIZERS = frozenset(_PRE_TOKENIZERS.split())
@@ -45,7 +48,5 @@ RUN_BY_OWN_ENGINE = frozenset(_OWN_ENGINE.split())
 """Architectures that Ollama's own engine loads before 0.30 (OllamaEngineRequired, fs/ggml/ggml.go at 0.24)."""
 TRANSLATED = frozenset(_TRANSLATED.split())
 """Architectures whose metadata and tensors Ollama may translate before llama.cpp sees them (llama/compat, 0.33)."""
-TOKENIZERS = frozenset(
-    ["bert", "gemma4", "gpt2", "hybriddna", "llama", "no_vocab", "none", "plamo2", "rwkv", "t5", "whitespace"]
-)
+TOKENIZERS = frozenset(_TOKENIZERS.split())
 """Values of `tokenizer.ggml.model` in llama-vocab.cpp, in both versions."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
+from proxy.gguf.families.refused import REFUSED_GGUFS
 from proxy.gguf.foreign import MODEL, PRE, check_layout, check_tensors, check_vocabulary, without_misleading_name
 from proxy.gguf.header import GgufHeader, Incomplete, read_header
 from proxy.gguf.model_config import CannotConvert
@@ -146,14 +147,7 @@ def _check_loads(where: str, choice: GgufChoice, headers: Sequence[GgufHeader], 
     """Raises Refusal for a GGUF that crashes the loader, before 0.30 together with Ollama (two equal tokens, v0.24)."""
     first, tensors = headers[0], tensors_of(headers)
     architecture = str(first.architecture)
-    since = capabilities.architecture_since(architecture)
-    if since == NEVER:
-        raise Refusal(
-            f"{where} has the architecture {shown(architecture)}, which no Ollama up to {NEWEST} runs; pull another "
-            "model"
-        )
-    if capabilities.version < since:
-        raise Refusal(f"{where}: {capabilities.ollama} does not run {architecture}; update it to {since} or newer")
+    _check_architecture(where, architecture, capabilities)
     for tensor in tensors:
         if capabilities.version < (since := capabilities.tensor_type_since(tensor.type)):
             raise Refusal(
@@ -182,6 +176,19 @@ def _check_loads(where: str, choice: GgufChoice, headers: Sequence[GgufHeader], 
             check_layout(first)
     except GgufError as error:
         raise Refusal(f"{where}: {error}, so Ollama cannot load it; pull another file of the model") from error
+
+
+def _check_architecture(where: str, architecture: str, capabilities: Capabilities) -> None:
+    if (reason := REFUSED_GGUFS.get(architecture)) and capabilities.version <= NEWEST:
+        raise Refusal(f"{where}: {architecture} {reason}; pull another model")
+    since = capabilities.architecture_since(architecture)
+    if since == NEVER:
+        raise Refusal(
+            f"{where} has the architecture {shown(architecture)}, which no Ollama up to {NEWEST} runs; pull another "
+            "model"
+        )
+    if capabilities.version < since:
+        raise Refusal(f"{where}: {capabilities.ollama} does not run {architecture}; update it to {since} or newer")
 
 
 def _summary(headers: Sequence[GgufHeader], quantization: str | None) -> GgufSummary:

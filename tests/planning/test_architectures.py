@@ -4,7 +4,8 @@ import pytest
 
 from proxy.errors import Refusal
 from proxy.gguf.families import FAMILIES
-from proxy.gguf.families.refused import REFUSED
+from proxy.gguf.families.refused import REFUSED, REFUSED_GGUFS
+from proxy.gguf.loader_names import BEFORE_LLAMA_SERVER, SINCE_LLAMA_SERVER
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.conversion_plan import architecture_of
 from proxy.planning.weights import NotConvertible
@@ -35,3 +36,9 @@ def test_each_reason_is_for_its_own_architectures(architecture: str, reason: str
 
 def test_no_family_is_refused_by_name() -> None:
     assert not FAMILIES.keys() & REFUSED.keys()
+    assert not {family.architecture for family in FAMILIES.values()} & REFUSED_GGUFS.keys()
+
+
+def test_refused_ggufs_are_those_that_a_loader_knows() -> None:
+    """Others need no reason of their own."""
+    assert REFUSED_GGUFS.keys() <= BEFORE_LLAMA_SERVER | SINCE_LLAMA_SERVER

@@ -427,6 +427,25 @@ def test_what_is_no_model_is_refused(content: bytes, message: str, tag: str) -> 
             NEW,
             "has the architecture 'ufo', which no Ollama up to 0.40.0",
         ),
+        (
+            {"general__architecture": Field.string("gptj")},
+            OLD,
+            "has the architecture 'gptj', which no Ollama up to 0.40",
+        ),
+        *(
+            ({"general__architecture": Field.string(name)}, version, f"{name} {reason}; pull another model")
+            for name, version, reason in (
+                ("dream", OLD, "generates by diffusion, which Ollama's llama.cpp server cannot do"),
+                ("llada-moe", NEW, "generates by diffusion, which Ollama's llama.cpp server cannot do"),
+                ("t5", OLD, ".*, and Ollama's llama.cpp server does not run such an encoder"),
+                (
+                    "minimax-01",
+                    NEW,
+                    r"runs in no Ollama up to 0\.40: its llama\.cpp \(b10488\) aborts at the first token",
+                ),
+                ("eagle3", NEW, "drafts tokens for another model, and answers nothing by itself"),
+            )
+        ),
         ({"general__architecture": Field.string("eurobert")}, OLD, "does not run eurobert; update it to 0.30.0 or"),
         (
             {"tokenizer__ggml__pre": Field.string("scissors")},

@@ -1,4 +1,8 @@
-"""Architectures that no Ollama is known to run rightly: refused by name, with the reason, before any weights. Pure."""
+"""Architectures that no Ollama is known to run rightly: refused by name, with the reason, before any weights. Pure.
+
+What llama.cpp computes in another way than its authors is refused as safetensors only (BitNet, PhiMoE, GroveMoE): who
+publishes a GGUF of it has chosen that.
+"""
 
 from collections.abc import Mapping
 
@@ -9,6 +13,7 @@ RobertaForSequenceClassification XLMRobertaForSequenceClassification
 """
 _DIFFUSES = "generates by diffusion, which Ollama's llama.cpp server cannot do"
 _DIFFUSING = "DreamModel LLaDAModelLM LLaDAMoEModel LLaDAMoEModelLM RND1"
+_DIFFUSING_GGUFS = "dream llada llada-moe rnd1"
 """llama.cpp has a tool of its own for them. On 0.40 its server ends with an assertion when it loads one."""
 _ENCODES = "generates from what an encoder has read, and Ollama's llama.cpp server does not run such an encoder"
 _ENCODING = """
@@ -20,6 +25,7 @@ PLBartForConditionalGeneration PegasusForConditionalGeneration PegasusXForCondit
 ProphetNetForConditionalGeneration SwitchTransformersForConditionalGeneration T5ForConditionalGeneration
 T5Gemma2ForConditionalGeneration T5GemmaForConditionalGeneration T5WithLMHeadModel UMT5ForConditionalGeneration
 """
+_ENCODING_GGUFS = "t5"
 """Tried on 0.40 with a T5 of llama.cpp's converter: it answers with tokens other than those of transformers."""
 _LACKS = "runs in no Ollama up to 0.40: its llama.cpp (b10488) has no such architecture"
 _LACKING = """
@@ -44,6 +50,7 @@ _CHANGED: Mapping[str, str] = {
 and with SGLang's grok.py, which xAI names for Grok 2: grok.cpp reads router_logit_softcapping and does not use it."""
 _ABORTS = "runs in no Ollama up to 0.40: its llama.cpp (b10488) aborts at the first token"
 _ABORTING = "MiniMaxText01ForCausalLM MiniMaxM1ForCausalLM"
+_ABORTING_GGUFS = "minimax-01"
 """`GGML_ASSERT(i1 >= 0 && i1 < ne1)`, tried on 0.40 and in b10488 itself with a GGUF of llama.cpp's converter."""
 _SWAPS = "is not what its authors made: llama.cpp feeds its small experts with the output of the large ones"
 _SWAPPED = "GroveMoeForCausalLM"
@@ -66,6 +73,9 @@ _UNCOMPARED: Mapping[str, str] = {
 }
 """Chameleon's repositories need a permission, and llama.cpp's converter gives all heads the norm of the first one. No
 encoder of T5 was tried on a server. Of the others no code was found whose result a GGUF could be held against."""
+_DRAFTS = "drafts tokens for another model, and answers nothing by itself"
+_DRAFTING_GGUFS = "dflash eagle3 gemma4-assistant"
+"""llama.cpp makes no context for one without its model (llama-context.cpp at b10488)."""
 
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(_RANKING.split(), _RANKS),
@@ -81,3 +91,10 @@ REFUSED: Mapping[str, str] = {
     **{name: _CHANGES.format(what) for name, what in _CHANGED.items()},
 }
 """By the first of `architectures` in config.json: what to say after the name."""
+REFUSED_GGUFS: Mapping[str, str] = {
+    **dict.fromkeys(_DIFFUSING_GGUFS.split(), _DIFFUSES),
+    **dict.fromkeys(_ENCODING_GGUFS.split(), _ENCODES),
+    **dict.fromkeys(_ABORTING_GGUFS.split(), _ABORTS),
+    **dict.fromkeys(_DRAFTING_GGUFS.split(), _DRAFTS),
+}
+"""By `general.architecture` of a GGUF: what to say after it."""
