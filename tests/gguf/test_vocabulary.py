@@ -22,9 +22,9 @@ from tests.gguf.tiny_repositories.byte_level import byte_pairs
 from tests.gguf.tiny_repositories.gemma import gemma4_pieces
 from tests.gguf.tiny_repositories.sentencepiece import sentence_pieces
 from tests.gguf.tiny_repositories.tokenizer import dump, edit_tokenizer
-from tests.gguf.writing import plan
+from tests.gguf.writing import plan, plan_of
 from tests.kit.protobuf import bytes_field
-from tests.kit.tiny_conversions import ODD_VALUES, check_refused_or_valid, plan_with, repository
+from tests.kit.tiny_conversions import ODD_VALUES, check_refused_or_valid, plan_with, repository, small_files
 from tests.kit.tiny_tokenizers import added_token
 
 ADD_BOS = "tokenizer.ggml.add_bos_token"
@@ -78,8 +78,8 @@ def test_space_prefix_of_tokenizer_model_counts(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(REPOSITORIES))
 def test_adds_bos_agrees_with_the_written_metadata(name: str) -> None:
-    files = repository(name)
-    header = read_header(plan(files).header)
+    files, weights = small_files(name)
+    header = read_header(plan_of(files, weights).header)
     config = json.loads(files["config.json"])
     family = FAMILIES[config["architectures"][0]]
     adds = adds_bos(family, family.config(config), TokenizerFiles.read(files))

@@ -15,7 +15,7 @@ from proxy.gguf.tensors import GgufError, TensorInfo
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import Weights
 from tests.gguf.tiny_repositories.tokenizer import dump
-from tests.gguf.writing import SourceTensors, made, plan, readable_tensors, write
+from tests.gguf.writing import SourceTensors, made, plan, plan_of, readable_tensors, write
 
 ODD_VALUES = st.one_of(
     st.none(),
@@ -54,11 +54,12 @@ def plan_with(
     name: str, config: Mapping[str, Any] | None = None, tokenizer: Mapping[str, Any] | None = None
 ) -> Conversion:
     """The plan after changes in config.json and tokenizer.json."""
-    files = dict(repository(name))
+    original, weights = small_files(name)
+    files = dict(original)
     files["config.json"] = dump(json.loads(files["config.json"]) | dict(config or {}))
     if tokenizer is not None:
         files["tokenizer.json"] = dump(json.loads(files["tokenizer.json"]) | dict(tokenizer))
-    return plan(files)
+    return plan_of(files, weights)
 
 
 def edited_weights(name: str, edit: Callable[[Weights], None]) -> dict[str, bytes]:

@@ -17,8 +17,8 @@ from proxy.gguf.tensors import TensorType
 from proxy.gguf.transforms import Transform
 from proxy.planning.capabilities import Capabilities, capabilities_of
 from proxy.planning.quantizations import is_available, naming_file, no_engine_refusal, offers, read_quantization
-from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.writing import plan
+from tests.kit.tiny_conversions import repository
 
 NEW = capabilities_of("0.40.0")
 RUN = [one for one in Quantization if not one.startswith("TQ")]
@@ -112,7 +112,7 @@ def conversion(name: str, quantization: str | None = None) -> Conversion | None:
     """None if it is refused."""
     options: dict[str, Any] = {} if quantization is None else {"quantization": quantization}
     try:
-        return plan(REPOSITORIES[name].files(), **options)
+        return plan(repository(name), **options)
     except CannotConvert:
         return None
 
@@ -148,7 +148,7 @@ def test_the_usual_six_come_first() -> None:
 @pytest.mark.usefixtures("only_numpy")
 def test_what_no_engine_makes_is_not_offered() -> None:
     assert [one for one in Quantization if is_available(one)] == ["Q8_0", "F16", "BF16", "F32"]
-    made = plan(REPOSITORIES["llama"].files())
+    made = plan(repository("llama"))
     found = offers(len(made.header), made.facts, made.sources, NEW)
     assert [offer.quantization for offer in found] == ["Q8_0", "F16", "BF16", "F32"]
 
@@ -156,7 +156,7 @@ def test_what_no_engine_makes_is_not_offered() -> None:
 @pytest.mark.usefixtures("only_numpy")
 def test_what_no_engine_makes_is_refused_with_what_to_install() -> None:
     with pytest.raises(NoEngine) as error:
-        plan(REPOSITORIES["llama"].files(), quantization="IQ4_XS")
+        plan(repository("llama"), quantization="IQ4_XS")
     text = str(no_engine_refusal("acme/model", error.value))
     assert text.startswith("acme/model: nothing on this machine makes ")
     assert "pull with one of these tags: Q8_0, F16, BF16, F32. " in text

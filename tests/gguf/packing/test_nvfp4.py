@@ -55,7 +55,8 @@ def test_records_have_all() -> None:
 def test_blocks_times_scale_are_the_rows(name: str) -> None:
     """`gguf` reads the blocks. It multiplies by the scales in another order, so the last bit may differ."""
     files = REPOSITORIES[name].files()
-    kept = tensors_of(write(plan(files, quantization="NVFP4"), files))
+    conversion = plan(files, quantization="NVFP4")
+    kept = tensors_of(write(conversion, files))
     unpacked = tensors_of(write(plan(files, quantization="F32"), files))
     count = 0
     for tensor, (info, content) in kept.items():
@@ -67,7 +68,7 @@ def test_blocks_times_scale_are_the_rows(name: str) -> None:
             np.testing.assert_allclose(numbers, rows, rtol=3e-7)
             count += 1
     assert count
-    header = read_header(write(plan(files, quantization="NVFP4"), files))
+    header = read_header(conversion.header)
     assert header.metadata["general.file_type"].value == gguf.LlamaFileType.MOSTLY_NVFP4
 
 
