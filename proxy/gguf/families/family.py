@@ -145,7 +145,7 @@ class Family:
 
     def _check_aliases(self, fields: Mapping[str, Any]) -> None:
         for key in self._objects & fields.keys():
-            if not isinstance(fields[key], dict):
+            if not isinstance(fields[key], dict | None):
                 raise CannotConvert(f"config.json has {key} = {shown(fields[key])}, which is not an object")
         flat = self._flat(fields)
         for alias, name in self.key_aliases.items():

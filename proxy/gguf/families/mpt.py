@@ -1,51 +1,22 @@
 """MosaicML's MPT, with ALiBi. Pure."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, count, number
-from proxy.gguf.ignored_keys import is_harmless
 from proxy.gguf.model_config import CannotConvert, ModelConfig
-from proxy.gguf.tensors import shown
 
 _LAYER = "transformer.blocks.{}."
-_ATTENTION_DEFAULTS: Mapping[str, Any] = {"alibi": True, "alibi_bias_max": 8, "clip_qkv": None}
-_ATTENTION_VALUES: Mapping[str, tuple[object, ...]] = {
-    # Without ALiBi the authors' code learns the positions; transformers' class then uses ALiBi all the same.
-    "alibi": (True,),
-    "attn_type": ("multihead_attention", None),
-    "attn_uses_sequence_id": (False, None),
-    "prefix_lm": (False, None),
-    # transformers' class has no norms of Q and K.
-    "qk_ln": (False, None),
-    "softmax_scale": (None,),
-}
-_HARMLESS = frozenset({"attn_impl", "attn_pdrop"})
 
 
 def _attention(config: ModelConfig) -> Pairs:
-    """`attn_config`, with all of its keys."""
-    written = config.find("attn_config")
-    if not isinstance(written, dict | None):
-        raise CannotConvert(f"config.json has attn_config = {shown(written)}, which is not an object")
-    attention = ModelConfig({**_ATTENTION_DEFAULTS, **(written or {})})
-    for key, values in _ATTENTION_VALUES.items():
-        if attention.find(key) not in values:
-            raise CannotConvert(f"config.json has an attn_config with {key} = {shown(attention.find(key))}")
-    clamp = attention.optional_number("clip_qkv")
+    clamp = config.optional_number("clip_qkv")
     if clamp:
         yield "attention.clamp_kqv", Field.float32(clamp)
-    largest_bias = attention.number("alibi_bias_max")
+    largest_bias = config.number("alibi_bias_max")
     if largest_bias <= 0:
         raise CannotConvert(f"config.json has an attn_config with alibi_bias_max = {largest_bias}")
     # The authors' code reads it; transformers' class always has 8.
     yield "attention.max_alibi_bias", Field.float32(largest_bias)
-    for key, value in attention.fields.items():
-        is_known = key in attention.read_keys | _HARMLESS or is_harmless(key)
-        if not is_known and value:
-            raise CannotConvert(f"config.json has an attn_config with {key} = {shown(value)}")
 
 
 MPT = Family(
@@ -70,10 +41,29 @@ MPT = Family(
         number("attention.layer_norm_epsilon", "layer_norm_epsilon", required=True),
         _attention,
     ),
-    defaults={"max_seq_len": 2048, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
+    key_aliases={f"attn_config.{key}": key for key in ("alibi", "alibi_bias_max", "clip_qkv")},
+    defaults={
+        "max_seq_len": 2048,
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+        "alibi": True,
+        "alibi_bias_max": 8,
+    },
     rope_types=frozenset({"default"}),
     optional_biases=frozenset(),
     accepted_values={
+        # Without ALiBi the authors' code learns the positions; transformers' class then uses ALiBi all the same.
+        "alibi": (True,),
+        # Other values of these make another attention.
+        "attn_config.attn_type": ("multihead_attention", None),
+        "attn_config.attn_uses_sequence_id": (False, None),
+        "attn_config.kv_n_heads": (None,),
+        "attn_config.prefix_lm": (False, None),
+        "attn_config.qk_gn": (False, None),
+        "attn_config.qk_ln": (False, None),
+        "attn_config.rope": (False, None),
+        "attn_config.sliding_window_size": (-1, None),
+        "attn_config.softmax_scale": (None,),
         # The authors' code has this epsilon; transformers' class reads the key.
         "layer_norm_epsilon": (1e-5,),
         # transformers' class knows only these values.
@@ -85,6 +75,7 @@ MPT = Family(
     # Positions that only a model without ALiBi has, and training.
     harmless_keys=frozenset(
         {"learned_pos_emb", "embedding_fraction", "emb_pdrop", "init_config", "init_device", "verbose"}
+        | {"attn_config.attn_impl", "attn_config.attn_pdrop"}
     ),
     heads_fill_embedding=True,
 )
