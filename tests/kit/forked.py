@@ -51,8 +51,8 @@ async def serving_forked(
     await asyncio.to_thread(process.start)
     writer.close()
     stderr = asyncio.StreamReader()
-    # closefd=False because uvloop 0.23 closes the descriptor itself, and then the file: a thread may have opened another
-    # one under the same number in between.
+    # closefd=False because uvloop 0.23 closes the descriptor itself, and then the file. In between a thread may have
+    # opened another one under the same number.
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(stderr), os.fdopen(os.dup(reader.fileno()), "rb", 0, closefd=False)
     )
