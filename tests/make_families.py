@@ -14,6 +14,7 @@ from typing import Any
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.refused import REFUSED
+from proxy.gguf.header import read_header
 from proxy.planning.capabilities import (
     CORRECT_SINCE,
     EMBEDDING_ARCHITECTURES,
@@ -25,6 +26,7 @@ from proxy.planning.capabilities import (
     runs_since,
 )
 from tests.gguf.differences import LEFT_OUT, WITHOUT_FIGURES, differences, llama_cpp_figures
+from tests.kit.tiny_conversions import plan_with
 from tests.real.make_logprobs import TOLERANCE, WITHOUT_LOGPROBS
 from tests.real.measuring import FILES, MEASURED
 from tests.real.test_embedding import EMBEDDERS
@@ -120,13 +122,22 @@ def _repository_first_ollama(name: str) -> Version:
     configs, _ = _configs()
     config = configs[name]
     family = _family(config)
-    pre = "" if name in WITHOUT_FIGURES else llama_cpp_figures(name)["metadata"].get(PRE, {}).get("value", "")
+    pre = _pre_tokenizer(name)
     return max(
         runs_since(config["architectures"][0], FAMILIES[config["architectures"][0]].architecture),
         RUNS_SINCE.get(family.architecture, OLDEST),
         CORRECT_SINCE.get((family.architecture, pre), OLDEST),
         PRE_TOKENIZER_SINCE.get(pre, OLDEST),
     )
+
+
+def _pre_tokenizer(name: str) -> str:
+    """Empty if the GGUF names none."""
+    if name not in WITHOUT_FIGURES:
+        return str(llama_cpp_figures(name)["metadata"].get(PRE, {}).get("value", ""))
+    conversion = plan_with(name)
+    field = read_header(conversion.header, size=conversion.size).metadata.get(PRE)
+    return "" if field is None else str(field.value)
 
 
 def _converter(row: Row) -> str:

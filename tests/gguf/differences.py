@@ -64,6 +64,7 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "roberta": {"bert.attention.head_count_kv": _HEADS},
     "gptneox": {"general.file_type": _FILE_TYPE},
     "mpt": {"general.file_type": _FILE_TYPE},
+    "xverse": {"tokenizer.ggml.scores": "llama.cpp's converter writes none; they come from the merges"},
 }
 """Repository → key that only the proxy writes → reason."""
 OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {

@@ -21,6 +21,10 @@ OPTIONS = {"temperature": 0, "repeat_penalty": 1, "num_ctx": 256, "num_thread": 
 LOGPROBS: Mapping[str, list[dict[str, Any]]] = json.loads(FIGURES.read_bytes())
 
 _SPARSITY = "llama.cpp divides by n - 1 when it computes the standard deviation of a layer's gates, transformers by n"
+_BETA_FAST = (
+    "they are compared with beta_fast = 32, which llama.cpp always uses; with the model's 1, transformers differs by "
+    "0.03 after 16 tokens, and by 0.31 after 256"
+)
 DEVIATIONS: Mapping[str, tuple[float, str]] = {
     "falcon_mamba": (
         TOLERANCE,
@@ -28,6 +32,7 @@ DEVIATIONS: Mapping[str, tuple[float, str]] = {
     ),
     "gemma3n": (TOLERANCE, _SPARSITY),
     "gemma3n_v5": (TOLERANCE, _SPARSITY),
+    "kimi_k2": (TOLERANCE, _BETA_FAST),
     "gpt_oss": (0.1, "llama.cpp rounds the values multiplied with MXFP4 weights to 8 bits, transformers does not"),
 }
 """By repository: the limit, and why llama.cpp's logprobs differ by more than rounding."""
