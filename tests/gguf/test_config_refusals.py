@@ -190,7 +190,6 @@ def _alike(group: int | None, size: float | None) -> list[dict[str, Any]]:
         ("kimi_linear", {"hidden_act": "gelu"}, "hidden_act"),
         ("kimi_linear", {"tie_word_embeddings": True}, "tie_word_embeddings"),
         ("kimi_linear", {"rope_scaling": YARN_4}, "yarn"),
-        ("plamo", {"n_shared_head": 3}, "8 heads, and n_shared_head = 3"),
         ("plamo", {"n_shared_head": 3}, "8 heads of 32 in 3 groups"),
         ("plamo", {"n_shared_head": 8}, "blk.0.attn_k"),
         ("plamo", {"rope_theta": 20000.0}, "rope_theta"),

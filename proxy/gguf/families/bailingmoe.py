@@ -177,6 +177,7 @@ SARVAM_MOE = replace(
         "moe_intermediate_size": 1024,
         "first_k_dense_replace": 1,
         "routed_scaling_factor": 2.5,
+        "num_nextn_predict_layers": 0,
     },
     accepted_values={
         **BAILING_MOE2.accepted_values,
