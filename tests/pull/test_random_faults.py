@@ -1,4 +1,4 @@
-"""Hundreds of pulls with random faults at random offsets."""
+"""Many pulls with random faults at random offsets. By hand RANDOM_PULLS makes it so many times as many."""
 
 import asyncio
 import os
@@ -26,6 +26,7 @@ from tests.kit.support import GGUF_BYTES, Client, digest_of, eventually, setting
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 AT_ONCE = 6
+TIMES = int(os.environ.get("RANDOM_PULLS", "1"))
 SPAN = 64 * 1024
 SHARDS = 2
 MODEL, PROJECTOR = "model-Q8_0.gguf", "mmproj-F16.gguf"
@@ -80,10 +81,10 @@ def ggufs(number: int) -> dict[str, bytes]:
 
 
 CASES = {
-    "unchanged": Case(150, ggufs),
-    "dense": Case(60, lambda number: tiny_llama(shards=SHARDS, seed=number), ("bf16", "q8_0", "q4_K_M")),
+    "unchanged": Case(90 * TIMES, ggufs),
+    "dense": Case(42 * TIMES, lambda number: tiny_llama(shards=SHARDS, seed=number), ("bf16", "q8_0", "q4_K_M")),
     # A file whose tensors are taken in another order cannot be checked.
-    "experts": Case(60, experts, ("bf16",), tuple(kind for kind in KINDS if kind != "corrupt")),
+    "experts": Case(42 * TIMES, experts, ("bf16",), tuple(kind for kind in KINDS if kind != "corrupt")),
 }
 
 
