@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,12 +10,12 @@ import pytest
 from proxy.gguf.header import GgufHeader, read_header
 from proxy.gguf.model_config import CannotConvert
 from tests.gguf.tiny_repositories.plamo_tokens import FILE
-from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan
-from tests.kit.tiny_conversions import plan_with, repository
+from tests.kit.tiny_conversions import plan_with, repository, with_tokenizer_config
 
 CONFIG = "tokenizer_config.json"
 BOS = "a text without the chat template begins without <|plamo:bos|>, which its tokenizer adds and llama.cpp does not"
+with_config = partial(with_tokenizer_config, "plamo3")
 
 
 def with_line(number: int, line: bytes) -> Mapping[str, bytes]:
@@ -22,13 +23,6 @@ def with_line(number: int, line: bytes) -> Mapping[str, bytes]:
     files = repository("plamo3")
     lines = files[FILE].splitlines(keepends=True)
     return {**files, FILE: b"".join([*lines[:number], line + b"\n", *lines[number + 1 :]])}
-
-
-def with_config(**change: Any) -> Mapping[str, bytes]:
-    """The files with another tokenizer_config.json; None removes a key."""
-    files = repository("plamo3")
-    config = {**json.loads(files[CONFIG]), **change}
-    return {**files, CONFIG: dump({key: value for key, value in config.items() if value is not None})}
 
 
 def header_of(files: Mapping[str, bytes]) -> GgufHeader:

@@ -1,8 +1,7 @@
 """RWKV's own vocabulary."""
 
-import json
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 import pytest
 
@@ -10,19 +9,12 @@ from proxy.gguf.header import read_header
 from proxy.gguf.model_config import CannotConvert
 from tests.gguf.differences import llama_cpp_figures
 from tests.gguf.tiny_repositories.rwkv_world import FIRST
-from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import figures, plan
-from tests.kit.tiny_conversions import repository
+from tests.kit.tiny_conversions import repository, with_tokenizer_config
 
 VOCABULARY, CONFIG = "rwkv_vocab_v20230424.txt", "tokenizer_config.json"
 TOKENS = "tokenizer.ggml.tokens"
-
-
-def with_config(**change: Any) -> Mapping[str, bytes]:
-    """The files with another tokenizer_config.json; None removes a key."""
-    files = repository("rwkv7")
-    config = {**json.loads(files[CONFIG]), **change}
-    return {**files, CONFIG: dump({key: value for key, value in config.items() if value is not None})}
+with_config = partial(with_tokenizer_config, "rwkv7")
 
 
 def first_token(files: Mapping[str, bytes]) -> str:

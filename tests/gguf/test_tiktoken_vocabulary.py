@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,17 +16,11 @@ from proxy.gguf.tokenizer_files import TokenizerFiles
 from tests.gguf.tiny_repositories.tiktoken import CODE, PATTERNS, RESERVED, VOCABULARY, token_lines
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan
-from tests.kit.tiny_conversions import repository
+from tests.kit.tiny_conversions import repository, with_tokenizer_config
 
 CONFIG = "tokenizer_config.json"
 BYTES = [bytes([byte]) for byte in range(256)]
-
-
-def with_config(**change: Any) -> Mapping[str, bytes]:
-    """The files with another tokenizer_config.json; None removes a key."""
-    files = repository("kimi_k2")
-    config = {**json.loads(files[CONFIG]), **change}
-    return {**files, CONFIG: dump({key: value for key, value in config.items() if value is not None})}
+with_config = partial(with_tokenizer_config, "kimi_k2")
 
 
 def merges(tokens: list[bytes]) -> list[tuple[str, str]]:

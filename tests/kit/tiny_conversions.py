@@ -62,6 +62,13 @@ def plan_with(
     return plan_of(files, weights)
 
 
+def with_tokenizer_config(name: str, **change: Any) -> Mapping[str, bytes]:
+    """The files with another tokenizer_config.json; None removes a key."""
+    files, path = repository(name), "tokenizer_config.json"
+    config = {**json.loads(files[path]), **change}
+    return {**files, path: dump({key: value for key, value in config.items() if value is not None})}
+
+
 def edited_weights(name: str, edit: Callable[[Weights], None]) -> dict[str, bytes]:
     """The files of the repository after `edit` has changed its tensors."""
     tiny = REPOSITORIES[name]

@@ -64,24 +64,30 @@ def dense_or_experts(weights: Weights, number: int, layer: str) -> None:
         weights.mlp(layer, HIDDEN, name="mlp.shared_experts")
 
 
+def latent_attention(weights: Weights, layer: str) -> None:
+    config = weights.config
+    nope, rotated, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
+    query_rank, rank = config["q_lora_rank"], config["kv_lora_rank"]
+    if query_rank:
+        weights.linear(f"{layer}self_attn.q_a_proj", query_rank, HIDDEN)
+        weights.norm(f"{layer}self_attn.q_a_layernorm", query_rank)
+        weights.linear(f"{layer}self_attn.q_b_proj", HEADS * (nope + rotated), query_rank)
+    else:
+        weights.linear(f"{layer}self_attn.q_proj", HEADS * (nope + rotated), HIDDEN)
+    weights.linear(f"{layer}self_attn.kv_a_proj_with_mqa", rank + rotated, HIDDEN)
+    weights.norm(f"{layer}self_attn.kv_a_layernorm", rank)
+    weights.linear(f"{layer}self_attn.kv_b_proj", HEADS * (nope + value), rank)
+    weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HEADS * value)
+
+
 def deepseek2_weights(weights: Weights) -> None:
     """With an extra layer for multi-token prediction if `num_nextn_predict_layers` is set."""
     config = weights.config
     weights.ends()
-    nope, turned, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
     for number in range(config["num_hidden_layers"] + config.get("num_nextn_predict_layers", 0)):
         layer = f"model.layers.{number}."
         weights.norms(layer)
-        if config["q_lora_rank"]:
-            weights.linear(f"{layer}self_attn.q_a_proj", config["q_lora_rank"], HIDDEN)
-            weights.norm(f"{layer}self_attn.q_a_layernorm", config["q_lora_rank"])
-            weights.linear(f"{layer}self_attn.q_b_proj", HEADS * (nope + turned), config["q_lora_rank"])
-        else:
-            weights.linear(f"{layer}self_attn.q_proj", HEADS * (nope + turned), HIDDEN)
-        weights.linear(f"{layer}self_attn.kv_a_proj_with_mqa", config["kv_lora_rank"] + turned, HIDDEN)
-        weights.norm(f"{layer}self_attn.kv_a_layernorm", config["kv_lora_rank"])
-        weights.linear(f"{layer}self_attn.kv_b_proj", HEADS * (nope + value), config["kv_lora_rank"])
-        weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HEADS * value)
+        latent_attention(weights, layer)
         dense_or_experts(weights, number, layer)
         if number >= config.get("first_k_dense_replace", 1) and config.get("scoring_func", "sigmoid") == "sigmoid":
             weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)

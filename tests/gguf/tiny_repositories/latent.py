@@ -3,23 +3,10 @@
 from typing import Any
 
 from tests.gguf.tiny_repositories.byte_level import byte_pairs, tekken_tokens
-from tests.gguf.tiny_repositories.experts import DEEPSEEK, MLA, dense_or_experts
+from tests.gguf.tiny_repositories.experts import DEEPSEEK, MLA, dense_or_experts, latent_attention
 from tests.gguf.tiny_repositories.repository import EXPERTS, HEADS, HIDDEN, TIED, Tiny, Weights
 from tests.gguf.tiny_repositories.sentencepiece import instruct_pieces
 from tests.gguf.tiny_repositories.tokenizer import Tokenizer
-
-
-def _latent_attention(weights: Weights, layer: str) -> None:
-    config = weights.config
-    nope, turned, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
-    rank = config["q_lora_rank"]
-    weights.linear(f"{layer}self_attn.q_a_proj", rank, HIDDEN)
-    weights.norm(f"{layer}self_attn.q_a_layernorm", rank)
-    weights.linear(f"{layer}self_attn.q_b_proj", HEADS * (nope + turned), rank)
-    weights.linear(f"{layer}self_attn.kv_a_proj_with_mqa", config["kv_lora_rank"] + turned, HIDDEN)
-    weights.norm(f"{layer}self_attn.kv_a_layernorm", config["kv_lora_rank"])
-    weights.linear(f"{layer}self_attn.kv_b_proj", HEADS * (nope + value), config["kv_lora_rank"])
-    weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HEADS * value)
 
 
 def _indexer(weights: Weights, layer: str) -> None:
@@ -40,7 +27,7 @@ def _sparse(weights: Weights) -> None:
     for number in range(blocks + config.get("num_nextn_predict_layers", 0)):
         layer = f"model.layers.{number}."
         weights.norms(layer)
-        _latent_attention(weights, layer)
+        latent_attention(weights, layer)
         if number == blocks or types[number] == "full":
             _indexer(weights, layer)
         dense_or_experts(weights, number, layer)
@@ -55,7 +42,7 @@ def _minicpm3(weights: Weights) -> None:
     weights.ends()
     for layer in weights.layers():
         weights.norms(layer)
-        _latent_attention(weights, layer)
+        latent_attention(weights, layer)
         weights.mlp(layer)
 
 
@@ -65,7 +52,7 @@ def _mistral4(weights: Weights) -> None:
     weights.ends()
     for number, layer in enumerate(weights.layers()):
         weights.norms(layer)
-        _latent_attention(weights, layer)
+        latent_attention(weights, layer)
         if number < config["first_k_dense_replace"]:
             weights.mlp(layer)
             continue

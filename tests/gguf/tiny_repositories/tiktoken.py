@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from tests.gguf.tiny_repositories.byte_level import byte_characters, byte_pairs
-from tests.gguf.tiny_repositories.experts import DEEPSEEK, MLA, deepseek2_weights
+from tests.gguf.tiny_repositories.experts import DEEPSEEK, MLA, deepseek2_weights, latent_attention
 from tests.gguf.tiny_repositories.latent import LATENT
 from tests.gguf.tiny_repositories.repository import EXPERTS, FEED_FORWARD, HEADS, HIDDEN, Tiny, Weights
 from tests.gguf.tiny_repositories.tokenizer import Tokenizer, decoder_of, dump
@@ -86,7 +86,7 @@ def _kimi_linear(weights: Weights) -> None:
     for number, layer in enumerate(weights.layers()):
         weights.norms(layer)
         full = number + 1 in config["linear_attn_config"]["full_attn_layers"]
-        (_latent_attention if full else _delta_net)(weights, f"{layer}self_attn.")
+        (latent_attention if full else _delta_net)(weights, layer)
         if number < config["first_k_dense_replace"]:
             weights.mlp(layer, FEED_FORWARD)
             continue
@@ -98,18 +98,8 @@ def _kimi_linear(weights: Weights) -> None:
         weights.mlp(layer, HIDDEN, name="block_sparse_moe.shared_experts")
 
 
-def _latent_attention(weights: Weights, name: str) -> None:
-    config = weights.config
-    nope, shared, value = (config[key] for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
-    weights.linear(f"{name}q_proj", HEADS * (nope + shared), HIDDEN)
-    weights.linear(f"{name}kv_a_proj_with_mqa", config["kv_lora_rank"] + shared, HIDDEN)
-    weights.norm(f"{name}kv_a_layernorm", config["kv_lora_rank"])
-    weights.linear(f"{name}kv_b_proj", HEADS * (nope + value), config["kv_lora_rank"])
-    weights.linear(f"{name}o_proj", HIDDEN, HEADS * value)
-
-
-def _delta_net(weights: Weights, name: str) -> None:
-    net = weights.config["linear_attn_config"]
+def _delta_net(weights: Weights, layer: str) -> None:
+    net, name = weights.config["linear_attn_config"], f"{layer}self_attn."
     size, kernel = net["head_dim"], net["short_conv_kernel_size"]
     for part in "qkv":
         weights.linear(f"{name}{part}_proj", HEADS * size, HIDDEN)
