@@ -339,10 +339,11 @@ def _reshaped(rule: Reshaped, config: ModelConfig, tensor: MatchedTensor) -> Tar
     if prod(shape) != prod(tensor.shape):
         raise _wrong_shape(tensor, f"which cannot be reshaped to {list(shape)}")
     info = TensorInfo(rule.name.format(*tensor.numbers), tuple(reversed(shape)), TensorType.F32)
+    steps = _f32_steps(tensor.dtype)
     if rule.exponential:
         steps = [neg_exp(tensor.dtype)]
-    else:
-        steps = [add(tensor.dtype, rule.offset)] if rule.offset else _f32_steps(tensor.dtype)
+    elif rule.offset:
+        steps = [add(tensor.dtype, rule.offset)]
     return Target(info, (tensor.rows().then(steps),))
 
 

@@ -22,7 +22,6 @@ from proxy.gguf.header import Field, write_header
 from proxy.gguf.keeping import FILE_TYPE, NVFP4, Fallback, choose, try_to_keep
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.model_config import CannotConvert, ModelConfig
-from proxy.gguf.plamo_vocabulary import plamo_caveats
 from proxy.gguf.requantize import QUANTIZATION_VERSION
 from proxy.gguf.single_numbers import write_numbers
 from proxy.gguf.special_tokens import name_for_loader
@@ -175,14 +174,10 @@ def _convert(
     name = name_for_loader(str(metadata["general.name"].value), tokenizer, metadata["tokenizer.ggml.tokens"])
     metadata["general.name"] = Field.string(name)
     check_loadable(family, metadata, sources)
-    caveats = [*filter(None, [family.caveat(settings)]), *plamo_caveats(tokenizer)]
+    caveats = [*filter(None, [family.caveat(settings)]), *family.tokenizer_caveats(tokenizer)]
     caveats += check_unread_keys(family, settings, config)
     facts = ModelFacts.of(metadata)
-    if quantization == NVFP4:
-        targets = kept
-    elif quantization is not None:
-        types = quantized_types(quantization, facts, sources, as_ollama=True, again=AGAIN)
-        targets = [cast(target, types[target.info.name]) for target in targets]
+    targets = kept if quantization == NVFP4 else _quantized(targets, quantization, facts)
     scaling = metadata.get(f"{family.architecture}.rope.scaling.type")
     order = _data_order(targets, list(weights))
     placed = lay_out(target.info for target in order)
@@ -202,6 +197,14 @@ def _convert(
         tuple(caveats),
         family.draft_layers,
     )
+
+
+def _quantized(targets: list[Target], quantization: str | None, facts: ModelFacts) -> list[Target]:
+    if quantization is None:
+        return targets
+    infos = [target.info for target in targets]
+    types = quantized_types(quantization, facts, infos, as_ollama=True, again=AGAIN)
+    return [cast(target, types[target.info.name]) for target in targets]
 
 
 def _stored_as(forms: Sequence[str], sources: Sequence[TensorInfo], targets: Sequence[Target]) -> tuple[str, ...]:

@@ -67,10 +67,8 @@ def adds_nothing(_config: ModelConfig, _files: TokenizerFiles) -> Pairs:
     yield "add_eos_token", Field.boolean(False)
 
 
-def plamo_caveats(files: TokenizerFiles) -> Iterator[str]:
+def tokenizer_caveats(files: TokenizerFiles) -> Iterator[str]:
     """PLaMo 3's tokenizer takes a long run of one character out of its text; llama.cpp (b10488, b11434) does not."""
-    if files.plamo is None:
-        return
     if files.config.get("add_bos_token") is True:
         bos = text_of(files.config.get("bos_token")) or _DEFAULTS["bos"]
         yield f"a text without the chat template begins without {bos}, which its tokenizer adds and llama.cpp does not"

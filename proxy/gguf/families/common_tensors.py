@@ -3,6 +3,7 @@
 The keys are names in the weights, and the values are names in the GGUF (see proxy/gguf/families/rules.py).
 """
 
+import math
 from collections.abc import Mapping
 
 from proxy.gguf.families.rules import Permuted, Rule, Size, Split, Stacked
@@ -142,3 +143,7 @@ SHARED_EXPERTS: Mapping[str, str] = {
 
 def same_shape(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
+
+
+def flat(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (math.prod(shape),)

@@ -1,6 +1,6 @@
 """`Family`: everything that the converter knows about one family of models. Pure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +103,8 @@ class Family:
     """Parts of tensor names, and what stands for them in `tensors`; after `prefix_aliases`."""
     caveat: Callable[[ModelConfig], str | None] = lambda _: None
     """A warning for the user if llama.cpp's result differs from that of the authors' model."""
+    tokenizer_caveats: Callable[[TokenizerFiles], Iterable[str]] = lambda _: ()
+    """The same for the tokenizer, as far as its files say it."""
     output_version: int = 2
     """Increase it when the converter makes another file of the same repository: the next pull of an installed model
     then makes it again."""

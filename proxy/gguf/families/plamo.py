@@ -19,7 +19,7 @@ from proxy.gguf.families.rules import AddOne, Copy, Reordered, Reshaped, Rule, s
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, count, number
 from proxy.gguf.model_config import CannotConvert, ModelConfig, finite
-from proxy.gguf.plamo_vocabulary import adds_nothing
+from proxy.gguf.plamo_vocabulary import adds_nothing, tokenizer_caveats
 from proxy.gguf.tensors import shown
 
 _LAYER = "model.layers.layers.{}."
@@ -133,10 +133,8 @@ _SHARING = size_from("n_shared_head")
 
 
 def _kv_heads(config: ModelConfig) -> Pairs:
-    heads, sharing = config.heads, _SHARING(config)
-    if heads % sharing:
-        raise CannotConvert(f"config.json has {heads} heads, and n_shared_head = {sharing}, which does not divide them")
-    yield "attention.head_count_kv", Field.uint32(heads // sharing)
+    """The weights show that they divide the heads of Q."""
+    yield "attention.head_count_kv", Field.uint32(config.heads // _SHARING(config))
 
 
 def _interleaved(name: str, *, across: bool) -> Reordered:
@@ -200,6 +198,7 @@ PLAMO2 = Family(
     ),
     tokenizers=("plamo",),
     vocabulary=adds_nothing,
+    tokenizer_caveats=tokenizer_caveats,
     key_aliases={"hidden_size_per_head": "head_dim"},
     # Those of the authors' configuration_plamo.py.
     defaults={
@@ -287,6 +286,7 @@ PLAMO3 = Family(
     (*_COMMON_KEYS, count("attention.head_count_kv", "num_key_value_heads", required=True), _windows, _bases),
     tokenizers=("plamo",),
     vocabulary=adds_nothing,
+    tokenizer_caveats=tokenizer_caveats,
     # Those of the authors' configuration_plamo.py in all its versions, which differ in the window and in rope_theta.
     defaults={
         "num_attention_heads": 32,

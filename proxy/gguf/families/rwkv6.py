@@ -1,8 +1,7 @@
 """RWKV-6 with the World vocabulary, in the form of its authors' Hugging Face repositories. Pure."""
 
-import math
-
 from proxy.gguf.families.common_keys import UNTIED
+from proxy.gguf.families.common_tensors import flat
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.mamba import UNLIMITED_CONTEXT
 from proxy.gguf.families.rules import Halved, Reshaped, Stacked, Transposed
@@ -15,10 +14,6 @@ _ATTENTION, _FEED_FORWARD = _LAYER + "attention.", _LAYER + "feed_forward."
 _LERPS = "wkvrg"
 _WIDE = 4096
 """Models of this width have small matrices of twice the size, in the authors' code and in llama.cpp's converter."""
-
-
-def _flat(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (math.prod(shape),)
 
 
 def _mix_size(config: ModelConfig) -> int:
@@ -59,11 +54,11 @@ RWKV6 = Family(
         "head": "output",
         _LAYER + "ln1": "blk.{}.attn_norm",
         _LAYER + "ln2": "blk.{}.attn_norm_2",
-        _ATTENTION + "time_maa_x": Reshaped("blk.{}.time_mix_lerp_x.weight", _flat),
+        _ATTENTION + "time_maa_x": Reshaped("blk.{}.time_mix_lerp_x.weight", flat),
         _ATTENTION + "time_maa.{}": Stacked("blk.{}.time_mix_lerp_fused", lambda _: len(_LERPS)),
         _ATTENTION + "mix1": Transposed((("blk.{}.time_mix_w1", lambda config: len(_LERPS) * _mix_size(config)),)),
         _ATTENTION + "mix2": Transposed((("blk.{}.time_mix_w2", lambda config: config.hidden),)),
-        _ATTENTION + "time_decay": Reshaped("blk.{}.time_mix_decay.weight", _flat),
+        _ATTENTION + "time_decay": Reshaped("blk.{}.time_mix_decay.weight", flat),
         _ATTENTION + "time_decay_w1": Transposed((("blk.{}.time_mix_decay_w1", _decay_size),)),
         _ATTENTION + "time_decay_w2": Transposed((("blk.{}.time_mix_decay_w2", lambda config: config.hidden),)),
         _ATTENTION + "time_faaaa": "blk.{}.time_mix_first",
@@ -74,8 +69,8 @@ RWKV6 = Family(
         _ATTENTION + "ln_x": "blk.{}.time_mix_ln",
         # The graph divides the layers' results in the same way, as the authors' code does.
         _ATTENTION + "output": Halved("blk.{}.time_mix_output", _rescale_period),
-        _FEED_FORWARD + "time_maa_k": Reshaped("blk.{}.channel_mix_lerp_k.weight", _flat),
-        _FEED_FORWARD + "time_maa_r": Reshaped("blk.{}.channel_mix_lerp_r.weight", _flat),
+        _FEED_FORWARD + "time_maa_k": Reshaped("blk.{}.channel_mix_lerp_k.weight", flat),
+        _FEED_FORWARD + "time_maa_r": Reshaped("blk.{}.channel_mix_lerp_r.weight", flat),
         _FEED_FORWARD + "key": "blk.{}.channel_mix_key",
         _FEED_FORWARD + "receptance": "blk.{}.channel_mix_receptance",
         _FEED_FORWARD + "value": Halved("blk.{}.channel_mix_value", _rescale_period),

@@ -3,7 +3,7 @@
 import math
 
 from proxy.gguf.families.common_keys import UNTIED
-from proxy.gguf.families.common_tensors import LAYER, same_shape
+from proxy.gguf.families.common_tensors import LAYER, flat, same_shape
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.mamba import UNLIMITED_CONTEXT
 from proxy.gguf.families.rules import AlsoFirst, Reshaped, Stacked
@@ -15,10 +15,6 @@ from proxy.gguf.tensors import shown
 _ATTENTION = LAYER + "attn."
 _LERPS = "rwkvag"
 _GROUP_NORM_EPSILON = 64e-5
-
-
-def _flat(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (math.prod(shape),)
 
 
 def _check(config: ModelConfig) -> Pairs:
@@ -55,9 +51,9 @@ RWKV7 = Family(
         },
         **{_ATTENTION + f"v{part}": f"blk.{{}}.time_mix_v{part}" for part in "012"},
         **{_ATTENTION + f"g{part}": f"blk.{{}}.time_mix_g{part}" for part in "12"},
-        _ATTENTION + "k_k": Reshaped("blk.{}.time_mix_k_k.weight", _flat),
-        _ATTENTION + "k_a": Reshaped("blk.{}.time_mix_k_a.weight", _flat),
-        _ATTENTION + "r_k": Reshaped("blk.{}.time_mix_r_k.weight", _flat),
+        _ATTENTION + "k_k": Reshaped("blk.{}.time_mix_k_k.weight", flat),
+        _ATTENTION + "k_a": Reshaped("blk.{}.time_mix_k_a.weight", flat),
+        _ATTENTION + "r_k": Reshaped("blk.{}.time_mix_r_k.weight", flat),
         _ATTENTION + "r_proj": "blk.{}.time_mix_receptance",
         _ATTENTION + "k_proj": "blk.{}.time_mix_key",
         _ATTENTION + "v_proj": "blk.{}.time_mix_value",
