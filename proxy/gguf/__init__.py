@@ -13,7 +13,8 @@ the source with a transform, which the caller applies while it downloads. Read i
 1. `families`: what each architecture declares, as data (`families/rules`). `model_config` reads config.json key by key;
    `unread_keys` and `ignored_keys` decide about every key that a family did not read.
 2. `unpacking` and `packing`: tensors that are stored quantized are seen as F32.
-3. `targets` and `apply_rules`: which ranges (`tensor_sources`) and changes (`transforms`) make each tensor.
+3. `targets` and `apply_rules` (`apply_qkv` for Q, K and V): which ranges (`tensor_sources`) and changes (`transforms`)
+   make each tensor.
 4. `hyperparameters` and `description`: metadata from config.json, and from the repository's name and card.
 5. `vocabulary`: metadata from the tokenizer files (`tokenizer_files`). It has one module for each type of tokenizer
    (`sentencepiece`, `unigram`, `wordpiece`; `pretokenizers` for byte-level BPE), and `special_tokens` and `spaces`.

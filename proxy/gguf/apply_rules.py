@@ -1,10 +1,10 @@
 """Applies a family's rules to the tensors of safetensors files. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import accumulate, islice
 from math import prod
 
+from proxy.gguf.apply_qkv import merged_qkv, mla_kv_b, permuted, split_qkv, ungrouped
 from proxy.gguf.families.rules import (
     AddOne,
     AlsoFirst,
@@ -32,21 +32,19 @@ from proxy.gguf.families.rules import (
     Unused,
 )
 from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.plain_targets import f32_steps, listed_sum, plain_target, wrong_shape
 from proxy.gguf.tensor_sources import MATRIX, TYPES, LocatedTensor, MatchedTensor, SourceRange, Target
-from proxy.gguf.tensors import TensorInfo, TensorName, TensorType
+from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.gguf.transforms import (
     MXFP4_BYTES,
     WIDTHS,
-    Transform,
     add,
     interleave,
-    interleave_start,
     neg_exp,
     pick_part,
     repack_mxfp4,
     repeat,
     scale,
-    to_f32,
     transpose,
 )
 
@@ -56,13 +54,6 @@ _MAX_SCALES = 4 * 1024 * 1024
 """Bytes of MXFP4 scales that may be held while their blocks are read."""
 _MIN_RANGE = 1 << 15
 """Heads of fewer bytes get no range of their own; they are reordered in memory."""
-_ALWAYS_F32 = (
-    *("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d"),
-    *("altup_correct_coef", "altup_predict_coef", "indexer.proj"),
-    *("time_mix_w1", "time_mix_w2", "time_mix_lerp_fused"),
-    *("time_mix_first", "time_mix_decay_w1", "time_mix_decay_w2"),
-)
-"""Stems of the matrices that llama.cpp keeps in F32, beside all norms and vectors."""
 
 
 def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
@@ -77,23 +68,23 @@ def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
             info = TensorInfo(tensor.new_name(rule.name), tensor.shape[::-1], TYPES[tensor.dtype])
             return [Target(info, (tensor.rows(),))]
         case Copy():
-            return [_target(tensor, tensor.new_name(rule.name), tensor.shape)]
+            return [plain_target(tensor, tensor.new_name(rule.name), tensor.shape)]
         case AlsoFirst():
             return _also_first(rule, tensor)
         case AddOne():
             return [_add_one(rule, tensor)]
         case Permuted() | PermutedHeads():
-            return [_permuted(rule, config, tensor)]
+            return [permuted(rule, config, tensor)]
         case Split():
             return _split(rule, config, tensor)
         case Transposed():
             return _transposed(rule, config, tensor)
         case MergedQkv():
-            return [_merged_qkv(rule, config, tensor)]
+            return [merged_qkv(rule, config, tensor)]
         case SplitQkv():
-            return _split_qkv(rule, config, tensor)
+            return split_qkv(rule, config, tensor)
         case Ungrouped():
-            return list(_ungrouped(rule, config, tensor))
+            return list(ungrouped(rule, config, tensor))
         case Reordered():
             return [_reordered(rule, config, tensor)]
         case Reshaped():
@@ -107,7 +98,7 @@ def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
         case Padded():
             return [_padded(rule, config, tensor)]
         case MlaKvB():
-            return _mla_kv_b(rule, config, tensor)
+            return mla_kv_b(rule, config, tensor)
         case Deinterleaved():
             return _deinterleaved(rule, tensor)
         case StackedExperts():
@@ -123,7 +114,7 @@ def apply_mxfp4(rule: Mxfp4Experts, tensor: MatchedTensor, scales: LocatedTensor
     shape, count = tensor.shape, len(rule.names)
     if scales is None or (*scales.shape, MXFP4_BYTES) != shape or len(shape) <= _STACK or shape[1] % count:
         problem = "are missing" if scales is None else f"have the shape {list(scales.shape)}"
-        raise _wrong_shape(tensor, f"and its scales {problem}")
+        raise wrong_shape(tensor, f"and its scales {problem}")
     # This needs numpy, whose import takes 0.1 s.
     from proxy.gguf.packing.microscaling import Part, mxfp4_rows
 
@@ -158,71 +149,21 @@ def apply_stacked(name: str, count: int, tensors: Mapping[int, LocatedTensor]) -
     for tensor in ordered:
         if (tensor.shape, tensor.dtype) != (first.shape, first.dtype):
             raise CannotConvert(f"{tensor.name} differs from {first.name} in shape or type")
-    return _target(first, name, (count, *first.shape), [tensor.rows() for tensor in ordered])
-
-
-def _target(
-    tensor: LocatedTensor,
-    name: str,
-    shape: Sequence[int],
-    pieces: Sequence[SourceRange] = (),
-    steps: Sequence[Transform] = (),
-) -> Target:
-    """A target that keeps the source's type, unless llama.cpp wants F32. By default its piece is the whole tensor."""
-    pieces = pieces or [tensor.rows()]
-    is_f32 = _is_always_f32(name, shape)
-    info = TensorInfo(name, tuple(reversed(shape)), TensorType.F32 if is_f32 else TYPES[tensor.dtype])
-    if is_f32:
-        steps = [*steps, *_f32_steps(tensor.dtype)]
-    return Target(info, tuple(piece.then(steps) for piece in pieces), in_source_order=len(pieces) == 1)
-
-
-def _f32_steps(dtype: str) -> list[Transform]:
-    return [] if dtype == "F32" else [to_f32(dtype)]
-
-
-def _is_always_f32(name: str, shape: Sequence[int]) -> bool:
-    """Whether llama.cpp's converter writes a tensor in F32, which no quantizer changes."""
-    parsed = TensorName.of(name)
-    is_norm = parsed.stem.endswith("_norm")
-    return len(shape) < MATRIX or is_norm or parsed.end != "weight" or parsed.stem in _ALWAYS_F32
-
-
-def _wrong_shape(tensor: LocatedTensor, problem: str) -> CannotConvert:
-    return CannotConvert(f"{tensor.name} has the shape {list(tensor.shape)}, {problem}")
-
-
-def _sum(sizes: Iterable[int]) -> str:
-    return " + ".join(map(str, sizes))
+    return plain_target(first, name, (count, *first.shape), [tensor.rows() for tensor in ordered])
 
 
 def _add_one(rule: AddOne, tensor: MatchedTensor) -> Target:
     if tensor.suffix == ".bias":
-        return _target(tensor, tensor.new_name(rule.name), tensor.shape)
+        return plain_target(tensor, tensor.new_name(rule.name), tensor.shape)
     info = TensorInfo(tensor.new_name(rule.name), tensor.shape[::-1], TensorType.F32)
     return Target(info, (tensor.rows().then([add(tensor.dtype, 1)]),))
 
 
-def _permuted(rule: Permuted | PermutedHeads, config: ModelConfig, tensor: MatchedTensor) -> Target:
-    heads = rule.heads(config) if isinstance(rule, Permuted) else tensor.row_count / rule.size(config)
-    if not heads or heads % 1 or tensor.row_count % (2 * heads):
-        raise CannotConvert(f"{tensor.name} has {tensor.row_count} rows, which {heads:g} heads cannot share")
-    rows = tensor.row_count // int(heads)
-    if isinstance(rule, PermutedHeads) or rule.rotated is None:
-        step = interleave(tensor.row_size, rows)
-    else:
-        count = rule.rotated(config)
-        if count % 2 or count > rows:
-            raise CannotConvert(f"{tensor.name} has heads of {rows} rows, of which RoPE cannot rotate {count}")
-        step = interleave_start(tensor.row_size, rows, count)
-    return _target(tensor, tensor.new_name(rule.name), tensor.shape, steps=[step])
-
-
 def _also_first(rule: AlsoFirst, tensor: MatchedTensor) -> list[Target]:
-    target = _target(tensor, tensor.new_name(rule.name), tensor.shape)
+    target = plain_target(tensor, tensor.new_name(rule.name), tensor.shape)
     if tensor.numbers[0]:
         return [target]
-    first = _target(tensor, tensor.new_name(rule.first), tensor.shape)
+    first = plain_target(tensor, tensor.new_name(rule.first), tensor.shape)
     return [replace(one, in_source_order=False) for one in (target, first)]
 
 
@@ -233,14 +174,14 @@ def _split(rule: Split, config: ModelConfig, tensor: MatchedTensor) -> list[Targ
     rows = shape[-2] if len(shape) >= MATRIX else shape[0]
     sizes = [size(config) for _, size in rule.parts]
     if sum(sizes) != rows or len(shape) > _STACK:
-        raise _wrong_shape(tensor, f"not {_sum(sizes)} rows")
+        raise wrong_shape(tensor, f"not {listed_sum(sizes)} rows")
     row_size = tensor.size // (matrices * rows)
     targets, first = [], 0
     for (name, _), size in zip(rule.parts, sizes, strict=True):
         starts = (matrix * rows + first for matrix in range(matrices))
         pieces = [tensor.rows(start, start + size, size=row_size) for start in starts]
         part_shape = (*shape[:-2], size, *shape[-1:]) if len(shape) >= MATRIX else (size,)
-        targets.append(_target(tensor, tensor.new_name(name), part_shape, pieces))
+        targets.append(plain_target(tensor, tensor.new_name(name), part_shape, pieces))
         first += size
     return targets
 
@@ -250,67 +191,14 @@ def _transposed(rule: Transposed, config: ModelConfig, tensor: MatchedTensor) ->
     *stack, rows, columns = (1, 1, *tensor.shape)[-max(len(tensor.shape), MATRIX) :]
     sizes = [size(config) for _, size in rule.parts]
     if sum(sizes) != columns:
-        raise _wrong_shape(tensor, f"not {_sum(sizes)} columns")
+        raise wrong_shape(tensor, f"not {listed_sum(sizes)} columns")
     targets, first = [], 0
     for (name, _), size in zip(rule.parts, sizes, strict=True):
         step = transpose(rows, columns, WIDTHS[tensor.dtype], range(first, first + size))
-        target = _target(tensor, tensor.new_name(name), (*stack, size, rows), [tensor.rows().then([step])])
+        target = plain_target(tensor, tensor.new_name(name), (*stack, size, rows), [tensor.rows().then([step])])
         targets.append(replace(target, in_source_order=len(sizes) == 1))
         first += size
     return targets
-
-
-def _merged_qkv(rule: MergedQkv, config: ModelConfig, tensor: MatchedTensor) -> Target:
-    query, key, value = _qkv_ranges(tensor, rule.groups(config), rule.heads(config))
-    return _target(tensor, tensor.new_name(rule.name), tensor.shape, [*query, *key, *value])
-
-
-def _split_qkv(rule: SplitQkv, config: ModelConfig, tensor: MatchedTensor) -> list[Target]:
-    groups, heads, kv_heads = rule.groups(config), rule.heads(config), rule.kv_heads(config)
-    query, key, value = _qkv_ranges(tensor, groups, heads, kv_heads)
-    head_rows = tensor.row_count // (heads + 2 * groups * kv_heads)
-    permute = interleave(tensor.row_size, head_rows)
-    return [
-        _target(tensor, tensor.new_name(name), (count * head_rows, *tensor.shape[1:]), pieces, steps)
-        for name, count, pieces, steps in (
-            (rule.query, heads, query, [permute]),
-            (rule.key, groups * kv_heads, key, [permute]),
-            (rule.value, groups * kv_heads, value, []),
-        )
-    ]
-
-
-def _qkv_ranges(tensor: LocatedTensor, groups: int, heads: int, kv_heads: int = 1) -> list[list[SourceRange]]:
-    """The ranges of all Q, of all K and of all V, from `groups` of several Q heads and `kv_heads` K and V."""
-    queries = heads // groups if groups else 0
-    in_group = queries + 2 * kv_heads
-    if not queries or heads % groups or tensor.row_count % (groups * in_group):
-        raise CannotConvert(
-            f"{tensor.name} has {tensor.row_count} rows, which {heads} heads in {groups} groups cannot share"
-        )
-    head_rows = tensor.row_count // (groups * in_group)
-    return _grouped_ranges(tensor, groups, (queries * head_rows, kv_heads * head_rows, kv_heads * head_rows))
-
-
-def _grouped_ranges(tensor: LocatedTensor, groups: int, sizes: Sequence[int]) -> list[list[SourceRange]]:
-    """For each part, its ranges in all `groups`. Each group has one part after the other, of `sizes` rows."""
-    starts = [0, *accumulate(sizes)]
-    return [
-        [tensor.rows(base + start, base + start + rows) for base in range(0, groups * sum(sizes), sum(sizes))]
-        for start, rows in zip(starts[:-1], sizes, strict=True)
-    ]
-
-
-def _ungrouped(rule: Ungrouped, config: ModelConfig, tensor: MatchedTensor) -> Iterator[Target]:
-    groups, sizes = rule.groups(config), [[size(config) for size in parts] for _, parts in rule.tensors]
-    group_rows = sum(map(sum, sizes))
-    if tensor.row_count != groups * group_rows:
-        raise CannotConvert(f"{tensor.name} has {tensor.row_count} rows, not {groups} groups of {group_rows} rows")
-    ranges = iter(_grouped_ranges(tensor, groups, [rows for parts in sizes for rows in parts]))
-    for (name, _), parts in zip(rule.tensors, sizes, strict=True):
-        shape = (groups * sum(parts), *tensor.shape[1:])
-        pieces = [piece for part in islice(ranges, len(parts)) for piece in part]
-        yield _target(tensor, tensor.new_name(name), shape, pieces)
 
 
 def _reordered(rule: Reordered, config: ModelConfig, tensor: MatchedTensor) -> Target:
@@ -318,7 +206,7 @@ def _reordered(rule: Reordered, config: ModelConfig, tensor: MatchedTensor) -> T
     groups, heads, size, before = (get(config) for get in (rule.groups, rule.heads, rule.size, rule.before))
     length = tensor.shape[-1] if rule.across else tensor.row_count
     if heads % groups or length != before + heads * size:
-        raise _wrong_shape(tensor, f"not {before} and {heads} heads of {size} in {groups} groups")
+        raise wrong_shape(tensor, f"not {before} and {heads} heads of {size} in {groups} groups")
     if heads == groups:
         return target
     head_bytes = size * (WIDTHS[tensor.dtype] if rule.across else tensor.row_size)
@@ -337,9 +225,9 @@ def _reordered(rule: Reordered, config: ModelConfig, tensor: MatchedTensor) -> T
 def _reshaped(rule: Reshaped, config: ModelConfig, tensor: MatchedTensor) -> Target:
     shape = rule.shape(config, tensor.shape)
     if prod(shape) != prod(tensor.shape):
-        raise _wrong_shape(tensor, f"which cannot be reshaped to {list(shape)}")
+        raise wrong_shape(tensor, f"which cannot be reshaped to {list(shape)}")
     info = TensorInfo(rule.name.format(*tensor.numbers), tuple(reversed(shape)), TensorType.F32)
-    steps = _f32_steps(tensor.dtype)
+    steps = f32_steps(tensor.dtype)
     if rule.exponential:
         steps = [neg_exp(tensor.dtype)]
     elif rule.offset:
@@ -352,14 +240,14 @@ def _rows_from(rule: RowsFrom, config: ModelConfig, tensor: MatchedTensor) -> Ta
     if first >= tensor.row_count:
         raise CannotConvert(f"{tensor.name} has {tensor.row_count} rows, but the first {first} rows are not used")
     shape = (tensor.row_count - first, *tensor.shape[1:])
-    return _target(tensor, tensor.new_name(rule.name), shape, [tensor.rows(first)])
+    return plain_target(tensor, tensor.new_name(rule.name), shape, [tensor.rows(first)])
 
 
 def _scaled(rule: Scaled, config: ModelConfig, tensor: MatchedTensor) -> Target:
     shares, dtype = rule.shares(config), tensor.dtype
     counts = [tensor.row_count] if len(shares) == 1 else [rows for rows, _ in shares]
     if len(tensor.shape) != MATRIX or sum(counts) != tensor.row_count:
-        raise _wrong_shape(tensor, f"not {_sum(counts)} rows")
+        raise wrong_shape(tensor, f"not {listed_sum(counts)} rows")
     pieces, f32_pieces, first = [], [], 0
     for rows, (_, factors) in zip(counts, shares, strict=True):
         if rows:
@@ -375,7 +263,7 @@ def _halved(rule: Halved, config: ModelConfig, tensor: MatchedTensor) -> Target:
     period = rule.period(config)
     times = tensor.numbers[0] // period if period else 0
     if not times:
-        return _target(tensor, tensor.new_name(rule.name), tensor.shape)
+        return plain_target(tensor, tensor.new_name(rule.name), tensor.shape)
     return _scaled(Scaled(rule.name, lambda _: ((0, (0.5**times,)),)), config, tensor)
 
 
@@ -383,42 +271,24 @@ def _padded(rule: Padded, config: ModelConfig, tensor: MatchedTensor) -> Target:
     rows = rule.rows(config)
     missing = rows - tensor.row_count
     if len(tensor.shape) != MATRIX or missing < 0:
-        raise _wrong_shape(tensor, f"of which {rows} rows are wanted")
+        raise wrong_shape(tensor, f"of which {rows} rows are wanted")
     pieces = [tensor.rows()]
     if missing:
         pieces.append(tensor.rows(0, 1).then([repeat(tensor.row_size, missing)]))
-    return _target(tensor, tensor.new_name(rule.name), (rows, tensor.shape[1]), pieces)
-
-
-def _mla_kv_b(rule: MlaKvB, config: ModelConfig, tensor: MatchedTensor) -> list[Target]:
-    heads, rank = config.heads, tensor.shape[-1]
-    key_rows, value_rows = config.positive("qk_nope_head_dim"), config.positive("v_head_dim")
-    head_rows = key_rows + value_rows
-    if len(tensor.shape) != MATRIX or tensor.row_count != heads * head_rows:
-        raise _wrong_shape(tensor, f"not {heads} heads of {head_rows} rows")
-    starts = range(0, heads * head_rows, head_rows)
-    step = transpose(key_rows, rank, WIDTHS[tensor.dtype])
-    keys = [tensor.rows(start, start + key_rows).then([step]) for start in starts]
-    values = [tensor.rows(start + key_rows, start + head_rows) for start in starts]
-    key_info = TensorInfo(tensor.new_name(rule.key), (key_rows, rank, heads), TYPES[tensor.dtype])
-    value_info = TensorInfo(tensor.new_name(rule.value), (rank, value_rows, heads), TYPES[tensor.dtype])
-    return [
-        Target(info, tuple(pieces), in_source_order=heads == 1)
-        for info, pieces in ((key_info, keys), (value_info, values))
-    ]
+    return plain_target(tensor, tensor.new_name(rule.name), (rows, tensor.shape[1]), pieces)
 
 
 def _deinterleaved(rule: Deinterleaved, tensor: MatchedTensor) -> list[Target]:
     shape, width, count = tensor.shape, WIDTHS[tensor.dtype], len(rule.names)
     if len(shape) not in (MATRIX, _STACK) or shape[-1] % count:
-        raise _wrong_shape(tensor, f"which does not make {count} tensors")
+        raise wrong_shape(tensor, f"which does not make {count} tensors")
     targets = []
     for index, name in enumerate(rule.names):
         if len(shape) == _STACK:
             step = transpose(shape[1], shape[2], width, range(index, shape[2], count))
         else:
             step = pick_part(width, count, index)
-        target = _target(tensor, tensor.new_name(name), (shape[0], shape[-1] // count, *shape[1:-1]), steps=[step])
+        target = plain_target(tensor, tensor.new_name(name), (shape[0], shape[-1] // count, *shape[1:-1]), steps=[step])
         targets.append(replace(target, in_source_order=count == 1))
     return targets
 
@@ -426,9 +296,9 @@ def _deinterleaved(rule: Deinterleaved, tensor: MatchedTensor) -> list[Target]:
 def _stacked_experts(rule: StackedExperts, config: ModelConfig, tensor: MatchedTensor) -> Target:
     count, shape, name = rule.count(config), tensor.shape, tensor.new_name(rule.name)
     if len(shape) != MATRIX or shape[0] % count:
-        raise _wrong_shape(tensor, f"which does not make {count} matrices")
+        raise wrong_shape(tensor, f"which does not make {count} matrices")
     rows, columns = shape[0] // count, shape[1]
     if not rule.transposed:
-        return _target(tensor, name, (count, rows, columns))
+        return plain_target(tensor, name, (count, rows, columns))
     step = transpose(rows, columns, WIDTHS[tensor.dtype])
-    return _target(tensor, name, (count, columns, rows), steps=[step])
+    return plain_target(tensor, name, (count, columns, rows), steps=[step])
