@@ -71,3 +71,9 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     known = {module for module, _ in modules()}
     graph = {module: {other for other in imported(path, known) if other != module} for module, path in modules()}
     assert list(TopologicalSorter(graph).static_order())
+
+
+def test_modules_are_short_enough_to_read_at_once() -> None:
+    paths = [path for folder in ("proxy", "tests") for path in (ROOT / folder).rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8").count("\n") for path in paths}
+    assert {path: length for path, length in lengths.items() if length > 500} == {}

@@ -10,7 +10,7 @@ from proxy.gguf.header import Field, ValueType, read_header, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out
 from tests.gguf.splitting import split
 from tests.kit.tiny_gguf import finite, tiny_gguf
-from tests.planning.test_gguf_plan import assemble, planned, read
+from tests.planning.gguf_plans import assemble, planned, read
 
 OLD, NEW = "0.24.0", "0.33.0"
 SHARDS = pytest.mark.parametrize("shards", [1, 3])
