@@ -16,7 +16,7 @@ from tests.kit.support import eventually, listening_raw, serving, settings, talk
 
 NO_HUB = "http://127.0.0.1:9"
 STREAMS = 1000
-CHUNKS = int(os.environ.get("LOAD_CHUNKS", "100"))
+CHUNKS = int(os.environ.get("LOAD_CHUNKS", "50"))
 """Lines of each stream: all streams are open at once, also with half of them. By hand there can be more."""
 DISCONNECTS = 10_000
 AT_ONCE = 200

@@ -65,10 +65,9 @@ class Worker:
         return answer
 
 
-@asynccontextmanager
-async def start_worker(module: str) -> AsyncIterator[Worker]:
-    """A worker that runs `module` until the block ends. Raises OSError or TimeoutError if it does not start."""
-    process = await asyncio.create_subprocess_exec(
+async def spawn(module: str) -> asyncio.subprocess.Process:
+    """A new interpreter that runs `module`. Raises OSError if it does not start."""
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         module,
@@ -79,6 +78,12 @@ async def start_worker(module: str) -> AsyncIterator[Worker]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
+
+
+@asynccontextmanager
+async def start_worker(module: str) -> AsyncIterator[Worker]:
+    """A worker that runs `module` until the block ends. Raises OSError or TimeoutError if it does not start."""
+    process = await spawn(module)
     try:
         worker = Worker(process)
         async with asyncio.timeout(_START_SECONDS):
