@@ -19,17 +19,13 @@ from proxy import __version__
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
+from tests.kit.forked import run_forked, serving_forked
 from tests.kit.support import COMMAND, PATIENCE, Client, eventually, serving
 
 
-async def run(*arguments: str) -> tuple[int, str, str]:
+async def run(*arguments: str) -> tuple[int | None, str, str]:
     environment = {"COLUMNS": "200", "XDG_STATE_HOME": os.environ["XDG_STATE_HOME"]}
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    return await run_forked(*arguments, environment=environment)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -39,7 +35,7 @@ async def test_a_signal_ends_serve_despite_hanging_requests(
     hub.add("acme/tiny", tiny_llama())
     hub.faults.append(Fault("model.safetensors", "hang", after=3_000_000))
     ollama.hold_making = asyncio.Event()
-    async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
+    async with serving_forked("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
         client = Client(url, session)
         pulling = asyncio.create_task(client.pull("hf.co/acme/tiny"))
         await client.post("/api/blobs/sha256:" + "0" * 64, {})
@@ -58,10 +54,10 @@ async def test_sigterm_ends_serve_despite_a_hanging_hub(
     """huggingface_hub waits in a thread, which must not keep the process alive."""
     hub.add("acme/tiny", tiny_llama())
     hub.faults.append(Fault("api", "hang"))
-    async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
+    async with serving_forked("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
         pulling = asyncio.create_task(Client(url, session).pull("hf.co/acme/tiny"))
         await eventually(lambda: hub.requests)
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE):
             assert await process.wait() == 0
         assert "the proxy is shutting down" in (await pulling)[-1]["error"]
@@ -134,7 +130,9 @@ async def test_logs_can_be_json(ollama: StandInOllama) -> None:
 
 
 async def test_version() -> None:
-    assert await run("--version") == (0, f"ollama-hf-proxy {__version__}\n", "")
+    process = await asyncio.create_subprocess_exec(*COMMAND, "--version", stdout=subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert (process.returncode, out.decode()) == (0, f"ollama-hf-proxy {__version__}\n")
 
 
 async def test_inspect_prints_text_or_json(hub: StandInHub, ollama: StandInOllama) -> None:
@@ -177,7 +175,7 @@ async def test_inspect_template_prints_only_the_template(
     )
     assert (status, err) == (0, "")
     assert "<|user|>é{{ .Content }}<|end|>" in out
-    async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (_, url):
+    async with serving_forked("--ollama", ollama.url, "--hub", hub.endpoint) as (_, url):
         assert (await Client(url, session).pull("hf.co/acme/tiny"))[-1] == {"status": "success"}
     [template] = [layer.text for layer in ollama.models["hf.co/acme/tiny:latest"].layers if layer.kind == "template"]
     assert out == template

@@ -10,7 +10,8 @@ import pytest
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
-from tests.kit.support import PATIENCE, Client, eventually, fetched, making, serving
+from tests.kit.forked import serving_forked
+from tests.kit.support import PATIENCE, Client, eventually, fetched, making
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 
@@ -23,7 +24,7 @@ async def test_sigterm_during_a_creation_loses_no_work(
     ollama.hold_making = asyncio.Event()
     places = ("--ollama", ollama.url, "--hub", hub.endpoint)
     unreached = {"OLLAMA_HF_PROXY_OLLAMA_ADVERTISE_URL": "http://127.0.0.1:9"} if is_created else {}
-    async with serving(*places, environment=os.environ | unreached) as (process, url):
+    async with serving_forked(*places, environment=os.environ | unreached) as (process, url):
         pulling = asyncio.create_task(Client(url, session).pull(NAME))
         path = "/api/create" if is_created else "/api/pull"
         await eventually(lambda: making(one for one in ollama.requests if one.path == path))
@@ -38,7 +39,7 @@ async def test_sigterm_during_a_creation_loses_no_work(
         assert ollama.abandoned_creates == 0
     ollama.requests.clear()
     hub.requests.clear()
-    async with serving(*places) as (_, url):
+    async with serving_forked(*places) as (_, url):
         lines = await Client(url, session).pull(NAME)
     assert lines[-1] == {"status": "success"}
     assert not fetched(hub)

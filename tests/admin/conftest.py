@@ -4,7 +4,10 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from proxy.standins.tiny_llama import tiny_llama
+from tests.kit.forked import forked_workers
 from tests.kit.pauses import use_timings
+
+__all__ = ["files", "forked_workers", "short_pauses"]
 
 
 @pytest.fixture(autouse=True)

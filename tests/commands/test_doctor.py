@@ -13,7 +13,8 @@ from proxy.gguf.engine_numpy import NumpyEngine
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.transfer.threads import cores
-from tests.kit.support import serving, settings
+from tests.kit.forked import serving_forked
+from tests.kit.support import settings
 from tests.test_cli import run
 
 
@@ -52,12 +53,12 @@ async def test_an_unreachable_ollama_and_hub_exit_1_with_advice() -> None:
 
 
 async def test_a_proxy_as_ollama_url_fails(hub: StandInHub, ollama: StandInOllama) -> None:
-    async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (_, url):
+    async with serving_forked("--ollama", ollama.url, "--hub", hub.endpoint) as (_, url):
         assert "is an ollama-hf-proxy itself" in texts(await findings_of(settings(hub.endpoint, url)), "fail")
 
 
 async def test_a_running_proxy_does_the_check(hub: StandInHub, ollama: StandInOllama, tmp_path: Path) -> None:
-    async with serving("--ollama", ollama.url, "--hub", hub.endpoint):
+    async with serving_forked("--ollama", ollama.url, "--hub", hub.endpoint):
         assert "Ollama reaches the proxy" in texts(await findings_of(settings(hub.endpoint, ollama.url)), "ok")
     assert [request.path for request in ollama.requests].count("/api/pull") == 1
 

@@ -1,7 +1,5 @@
 """`reclaim` on the command line: in the running proxy, or without one."""
 
-import asyncio
-import subprocess
 from pathlib import Path
 
 import aiohttp
@@ -11,8 +9,8 @@ from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
-from tests.kit.forked import serving_forked
-from tests.kit.support import COMMAND, Client, digest_of, no_manifests
+from tests.kit.forked import run_forked, serving_forked
+from tests.kit.support import Client, digest_of, no_manifests
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 OTHER = "hf.co/acme/tiny:q8_0"
@@ -23,14 +21,6 @@ def keeping(tmp_path: Path, *, keys: str = "") -> str:
     file = tmp_path / "proxy.toml"
     file.write_text(f"[server]\napi_keys = [{keys}]\n[ollama]\nreclaim = false\n")
     return str(file)
-
-
-async def reclaim(*arguments: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, "reclaim", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    out, err = await process.communicate()
-    return process.returncode or 0, out.decode(), err.decode()
 
 
 async def leave(url: str, ollama: StandInOllama) -> None:
@@ -60,12 +50,12 @@ async def test_a_running_proxy_reclaims(
     async with serving_forked(*arguments) as (_, url):
         await leave(f"{url}/-/key/secret" if keys else url, ollama)
         assert leftover in ollama.blobs
-        status, preview, err = await reclaim("--dry-run", *arguments)
+        status, preview, err = await run_forked("reclaim", "--dry-run", *arguments)
         assert (status, err) == (0, "")
         assert leftover in preview
         assert "would be removed" in preview
         assert leftover in ollama.blobs
-        status, output, err = await reclaim(*arguments)
+        status, output, err = await run_forked("reclaim", *arguments)
         assert (status, err) == (0, "")
         assert output == preview.replace("would be removed", "removed")
     assert leftover not in ollama.blobs
@@ -79,18 +69,18 @@ async def test_without_a_running_proxy_the_command_reclaims(
     arguments = ("--ollama", ollama.url, "--hub", hub.endpoint, "--config", keeping(tmp_path))
     async with serving_forked(*arguments) as (_, url):
         await leave(url, ollama)
-    assert leftover in (await reclaim("--dry-run", *arguments))[1]
+    assert leftover in (await run_forked("reclaim", "--dry-run", *arguments))[1]
     assert leftover in ollama.blobs
-    status, output, _ = await reclaim(*arguments)
+    status, output, _ = await run_forked("reclaim", *arguments)
     assert status == 0
     assert leftover in output
     assert leftover not in ollama.blobs
-    assert (await reclaim(*arguments))[1] == "0 blobs and 0 models removed, 0 bytes\n"
+    assert (await run_forked("reclaim", *arguments))[1] == "0 blobs and 0 models removed, 0 bytes\n"
 
 
 async def test_an_error_is_one_line_and_exit_1(hub: StandInHub, ollama: StandInOllama, tmp_path: Path) -> None:
     unreachable = "http://127.0.0.1:9"
-    status, out, err = await reclaim("--ollama", unreachable, "--hub", hub.endpoint)
+    status, out, err = await run_forked("reclaim", "--ollama", unreachable, "--hub", hub.endpoint)
     assert (status, out) == (1, "")
     assert err.startswith(f"ollama-hf-proxy: Ollama at {unreachable} cannot be reached")
     assert err.count("\n") == 1
@@ -99,8 +89,6 @@ async def test_an_error_is_one_line_and_exit_1(hub: StandInHub, ollama: StandInO
 async def test_a_second_proxy_for_the_same_ollama_does_not_start(hub: StandInHub, ollama: StandInOllama) -> None:
     arguments = ("--ollama", ollama.url, "--hub", hub.endpoint)
     async with serving_forked(*arguments) as (_, url):
-        second = subprocess.run(
-            [*COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments], capture_output=True, text=True, check=False
-        )
-    assert second.returncode == 1
-    assert f"another ollama-hf-proxy serves this Ollama, and listens at {url}" in second.stderr
+        status, _, err = await run_forked("serve", "--listen", "127.0.0.1:0", *arguments)
+    assert status == 1
+    assert f"another ollama-hf-proxy serves this Ollama, and listens at {url}" in err

@@ -24,7 +24,7 @@ from tests.kit.dtypes import numbers_of_all_magnitudes, to_floats
 from tests.kit.engines import needs_ggml, reference
 from tests.kit.tiny_conversions import converted, read, repository, tensors_of
 
-_ROUND = 8
+_ROUND = 16
 QUANTIZED_AGAIN = "gpt_oss"
 """llama-quantize refuses its MXFP4; `packing/test_microscaling.py` compares it with its unquantized twin."""
 CASES = [

@@ -9,114 +9,157 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
+from typing import Any
+
+import pytest
 
 from proxy.cli import main
-from tests.kit.support import PATIENCE, url_from
+from tests.kit.support import MAX_LOG_BYTES, PATIENCE, url_from
 
-PROXY = ("proxy.app", "uvloop", "huggingface_hub.hf_api")
-"""What a proxy imports until the end of its first pull."""
+PROXY = ("proxy.app", "uvloop", "huggingface_hub.hf_api", "proxy.commands.demo")
+"""What a proxy imports until the end of its first pull, and what the commands import."""
 WORKERS = ("proxy.tokenizing.comparison", "proxy.chat.describe", "proxy.planning.plan_worker")
 """What the workers import."""
+STDIN, STDOUT, STDERR = range(3)
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([*PROXY, *WORKERS, __name__])
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class ForkedProcess:
-    """The part of `asyncio.subprocess.Process` that the tests and `proxy.workers` use."""
+    """The part of `asyncio.subprocess.Process` that the tests use."""
 
-    def __init__(self, process: BaseProcess, *, stderr: asyncio.StreamReader | None = None) -> None:
+    def __init__(self, process: BaseProcess, streams: Mapping[int, Streams]) -> None:
         self._process = process
-        self.stderr = stderr
+        self._streams = streams
 
     @property
     def returncode(self) -> int | None:
         return self._process.exitcode
 
+    @property
+    def stdin(self) -> asyncio.StreamWriter:
+        return self._streams[STDIN][1]
+
+    @property
+    def stdout(self) -> asyncio.StreamReader:
+        return self._streams[STDOUT][0]
+
+    @property
+    def stderr(self) -> asyncio.StreamReader:
+        return self._streams[STDERR][0]
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
     def kill(self) -> None:
         self._process.kill()
 
-    async def wait(self) -> None:
+    async def wait(self) -> int | None:
         await asyncio.to_thread(self._process.join, PATIENCE)
+        return self.returncode
+
+    def close(self) -> None:
+        for _, writer in self._streams.values():
+            writer.close()
 
 
 class ForkedWorker(ForkedProcess):
-    """Two sockets: the program closes a worker's input before it reads the output."""
+    """Nobody reads from a worker after the wait for its end."""
 
-    def __init__(self, process: BaseProcess, *streams: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
-        super().__init__(process)
-        self._streams = streams
-        (_, self.stdin), (self.stdout, _) = streams
+    async def wait(self) -> int | None:
+        status = await super().wait()
+        self.close()
+        return status
 
-    async def wait(self) -> None:
-        await super().wait()
-        for _, writer in self._streams:
-            writer.close()
+
+async def forked_worker(module: str) -> ForkedWorker:
+    """What `proxy.workers.processes.spawn` starts."""
+    return ForkedWorker(*await _start(_work, module, descriptors=(STDIN, STDOUT)))
+
+
+@pytest.fixture(autouse=True)
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere, as in `tests/planning`, the tests start workers as the program does."""
+    monkeypatch.setattr("proxy.workers.processes.spawn", forked_worker)
 
 
 @asynccontextmanager
 async def serving_forked(
-    *arguments: str, verify: bool = False, changes: Mapping[str, Mapping[str, int]] | None = None
+    *arguments: str,
+    verify: bool = False,
+    environment: Mapping[str, str] = os.environ,
+    changes: Mapping[str, Mapping[str, int]] | None = None,
 ) -> AsyncIterator[tuple[ForkedProcess, str]]:
     """A `serve` process, and the URL from its first log line. `changes` has other values of modules' constants."""
-    reader, writer = CONTEXT.Pipe(duplex=False)
-    command = ["ollama-hf-proxy", "serve", "--listen", "127.0.0.1:0", *arguments]
-    environment = {**os.environ, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()}
-    process = CONTEXT.Process(target=_serve, args=(writer, command, environment, changes or {}))
-    await asyncio.to_thread(process.start)
-    writer.close()
-    stderr = asyncio.StreamReader()
-    # closefd=False because uvloop 0.23 closes the descriptor itself, and then the file. In between a thread may have
-    # opened another one under the same number.
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(stderr), os.fdopen(os.dup(reader.fileno()), "rb", 0, closefd=False)
-    )
-    forked = ForkedProcess(process, stderr=stderr)
+    command = ["serve", "--listen", "127.0.0.1:0", *arguments]
+    variables = {**environment, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()}
+    process = ForkedProcess(*await _start(_main, command, variables, changes or {}, descriptors=(STDERR,)))
     try:
-        yield forked, url_from(await stderr.readline())
+        yield process, url_from(await process.stderr.readline())
     finally:
-        forked.kill()
-        await forked.wait()
-        await stderr.read()
-        transport.close()
-        reader.close()
+        process.kill()
+        await process.wait()
+        await process.stderr.read()
+        process.close()
 
 
-def _serve(
-    stderr: Connection, command: list[str], environment: Mapping[str, str], changes: Mapping[str, Mapping[str, int]]
-) -> None:
-    """Runs in the new process."""
-    os.dup2(stderr.fileno(), 2)
+async def run_forked(*arguments: str, environment: Mapping[str, str] = os.environ) -> tuple[int | None, str, str]:
+    """The exit status of a command, its output and its errors."""
+    process = ForkedProcess(*await _start(_main, list(arguments), dict(environment), {}, descriptors=(STDOUT, STDERR)))
+    out, errors = await asyncio.gather(process.stdout.read(), process.stderr.read())
+    status = await process.wait()
+    process.close()
+    return status, out.decode(), errors.decode()
+
+
+async def _start(
+    run: Callable[..., None], *arguments: Any, descriptors: tuple[int, ...]
+) -> tuple[BaseProcess, Mapping[int, Streams]]:
+    """A process that calls `run`. The other ends of its `descriptors` are the streams."""
+    context: ForkServerContext = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PROXY, *WORKERS, __name__])
+    pairs = {number: socket.socketpair() for number in descriptors}
+    theirs = {number: their for number, (_, their) in pairs.items()}
+    process = context.Process(target=_enter, args=(theirs, run, arguments))
+    await asyncio.to_thread(process.start)
+    for their in theirs.values():
+        their.close()
+    streams = {
+        number: await asyncio.open_connection(sock=own, limit=MAX_LOG_BYTES) for number, (own, _) in pairs.items()
+    }
+    return process, streams
+
+
+# From here on everything runs in the new process.
+
+
+def _enter(ends: Mapping[int, socket.socket], run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    for number, end in ends.items():
+        os.dup2(end.fileno(), number)
+        end.close()
+    if STDIN in ends:
+        sys.stdin = open(STDIN, closefd=False)  # noqa: SIM115 - as long as the process
+    if STDOUT in ends:
+        sys.stdout = open(STDOUT, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    run(*arguments)
+
+
+def _main(arguments: list[str], environment: Mapping[str, str], changes: Mapping[str, Mapping[str, int]]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     for module, constants in changes.items():
         for name, value in constants.items():
             setattr(sys.modules[module], name, value)
-    sys.argv = command
+    sys.argv = ["ollama-hf-proxy", *arguments]
     main()
 
 
-async def forked_worker(module: str) -> ForkedWorker:
-    """What `proxy.workers.processes.spawn` starts, without a new interpreter."""
-    (stdin, their_stdin), (stdout, their_stdout) = socket.socketpair(), socket.socketpair()
-    process = CONTEXT.Process(target=_work, args=(module, their_stdin, their_stdout))
-    await asyncio.to_thread(process.start)
-    their_stdin.close()
-    their_stdout.close()
-    return ForkedWorker(process, *[await asyncio.open_connection(sock=sock) for sock in (stdin, stdout)])
-
-
-def _work(module: str, stdin: socket.socket, stdout: socket.socket) -> None:
-    """Runs in the new process."""
-    os.dup2(stdin.fileno(), 0)
-    os.dup2(stdout.fileno(), 1)
-    stdin.close()
-    stdout.close()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115 - as long as the process
+def _work(module: str) -> None:
     os.environ.clear()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR)
     importlib.import_module(module).main()

@@ -16,11 +16,12 @@ from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
 from proxy.transfer import retry
 from proxy.transfer.progress import NOTHING_DIGEST
+from tests.kit.forked import run_forked
 from tests.kit.mirrors import another_hub
 from tests.kit.pauses import use_timings
 from tests.kit.sight import pulls
 from tests.kit.stand_in_modelscope import StandInModelScope
-from tests.kit.support import COMMAND, PATIENCE, Client, settings
+from tests.kit.support import PATIENCE, Client, settings
 from tests.kit.tiny_adapter import tiny_adapter
 from tests.kit.tiny_gguf import tiny_gguf
 
@@ -290,14 +291,11 @@ async def test_inspect_waits_and_says_so_on_stderr(hub: StandInHub, ollama: Stan
     use_calls(hub, "api:info")
     hub.faults.append(fault("api:info", 429, {"Retry-After": "0"}))
     arguments = ("inspect", NAME, "--json", "--hub", hub.endpoint, "--ollama", ollama.url)
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
     async with asyncio.timeout(PATIENCE):
-        out, err = await process.communicate()
-    assert process.returncode == 0, err
-    assert b'"refusal": null' in out
-    assert b"it answered 429 Too Many Requests; try 2 of 10 in " in err
+        status, out, err = await run_forked(*arguments)
+    assert status == 0, err
+    assert '"refusal": null' in out
+    assert "it answered 429 Too Many Requests; try 2 of 10 in " in err
 
 
 async def test_the_question_for_a_newer_commit_does_not_wait(client: Client, hub: StandInHub) -> None:

@@ -17,8 +17,9 @@ from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
 from proxy.store.reclaim import CONFIG_CONTENT
+from tests.kit.forked import serving_forked
 from tests.kit.sight import NAME, SUCCESS, cancel, moment, pulls, wait_for_bytes
-from tests.kit.support import PATIENCE, Client, eventually, fetched, serving, settings
+from tests.kit.support import PATIENCE, Client, eventually, fetched, settings
 
 PREFIX = "ollama_hf_proxy_"
 
@@ -188,14 +189,13 @@ async def test_log_lines_about_a_pull_have_its_number(
     hub.faults.append(Fault("model.safetensors", "drop", after=500_000, times=1))
     hub.faults.append(Fault("tokenizer.json", "drop", after=500, times=1))
     arguments = ("--ollama", ollama.url, "--hub", hub.endpoint, "--log-format", log_format)
-    async with serving(*arguments) as (process, url):
+    async with serving_forked(*arguments) as (process, url):
         client = Client(url.rstrip('"}'), session)
         assert (await client.pull("hf.co/acme/tiny:q8_0"))[-1] == SUCCESS
         both = await asyncio.gather(client.pull("hf.co/acme/other:f16"), client.pull("hf.co/acme/none"))
         assert [list(answers[-1]) for answers in both] == [["status"], ["error"]]
         assert (await client.get("/unknown"))[0] == 404
         process.send_signal(signal.SIGTERM)
-        assert process.stderr is not None
         text = (await asyncio.wait_for(process.stderr.read(), PATIENCE)).decode()
     lines = [pull_of(line) if log_format == "text" else pull_in(line) for line in text.splitlines()]
     about = {"acme/tiny": "1", "acme/other": "2", "acme/none": "3"}

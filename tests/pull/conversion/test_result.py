@@ -19,8 +19,8 @@ from proxy.standins.ollama import StandInOllama
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.byte_level import byte_pairs
 from tests.gguf.tiny_repositories.repository import YARN
-from tests.gguf.writing import plan
-from tests.kit.conversions import converted, headers, native_tag, striped, weights_of
+from tests.gguf.writing import write
+from tests.kit.conversions import conversion, converted, headers, native_tag, striped, weights_of
 from tests.kit.ollama_log import created
 from tests.kit.pauses import use_timings
 from tests.kit.support import Client, digest_of, fetched, settings
@@ -42,18 +42,18 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     hub.add("acme/tiny", files)
     tag = native_tag(files).lower()
     lines = await client.pull(f"{NAME}:{tag}")
-    conversion = plan(files)
-    if not CAPABLE.runs(conversion.architecture):
-        assert f"Ollama 0.24.0 does not run {conversion.architecture}; Ollama " in lines[-1]["error"]
+    planned = conversion(files, quantization=tag.upper())
+    if not CAPABLE.runs(planned.architecture):
+        assert f"Ollama 0.24.0 does not run {planned.architecture}; Ollama " in lines[-1]["error"]
         return
-    if CAPABLE.version < CAPABLE.pre_tokenizer_since(conversion.architecture, conversion.pre_tokenizer):
-        assert f"does not split texts as this tokenizer does ({conversion.pre_tokenizer})" in lines[-1]["error"]
+    if CAPABLE.version < CAPABLE.pre_tokenizer_since(planned.architecture, planned.pre_tokenizer):
+        assert f"does not split texts as this tokenizer does ({planned.pre_tokenizer})" in lines[-1]["error"]
         return
-    if REPOSITORIES[name].pooling and CAPABLE.version < CAPABLE.embeddings_since(conversion.architecture):
+    if REPOSITORIES[name].pooling and CAPABLE.version < CAPABLE.embeddings_since(planned.architecture):
         assert f"makes no embeddings with {REPOSITORIES[name].architecture}" in lines[-1]["error"]
         return
     assert lines[-1] == {"status": "success"}, lines[-1]
-    expected = converted(files, quantization=tag.upper())
+    expected = write(planned, files)
     assert ollama.blobs[digest_of(expected)] == len(expected)
     [weights] = [layer for layer in ollama.models[f"{NAME}:{tag}"].layers if layer.kind == "model"]
     assert (weights.digest, weights.size) == (digest_of(expected), len(expected))
