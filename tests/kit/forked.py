@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -72,9 +73,10 @@ class ForkedWorker(ForkedProcess):
     """Nobody reads from a worker after the wait for its end."""
 
     async def wait(self) -> int | None:
-        status = await super().wait()
-        self.close()
-        return status
+        try:
+            return await super().wait()
+        finally:
+            self.close()
 
 
 async def forked_worker(module: str) -> ForkedWorker:
@@ -85,6 +87,7 @@ async def forked_worker(module: str) -> ForkedWorker:
 @pytest.fixture(autouse=True)
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere, as in `tests/planning`, the tests start workers as the program does."""
+    _warm()
     monkeypatch.setattr("proxy.workers.processes.spawn", forked_worker)
 
 
@@ -117,22 +120,31 @@ async def run_forked(*arguments: str, environment: Mapping[str, str] = os.enviro
     return status, out.decode(), errors.decode()
 
 
+@cache
+def _warm() -> ForkServerContext:
+    """Returns when the process to fork from has its modules: nothing is open later that was not open before a test."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PROXY, *WORKERS, __name__])
+    process = context.Process()
+    process.start()
+    process.join()
+    return context
+
+
 async def _start(
     run: Callable[..., None], *arguments: Any, descriptors: tuple[int, ...]
 ) -> tuple[BaseProcess, Mapping[int, Streams]]:
     """A process that calls `run`. The other ends of its `descriptors` are the streams."""
-    context: ForkServerContext = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PROXY, *WORKERS, __name__])
+    context = await asyncio.to_thread(_warm)
     pairs = {number: socket.socketpair() for number in descriptors}
     theirs = {number: their for number, (_, their) in pairs.items()}
     process = context.Process(target=_enter, args=(theirs, run, arguments))
-    await asyncio.to_thread(process.start)
+    process.start()
     for their in theirs.values():
         their.close()
-    streams = {
+    return process, {
         number: await asyncio.open_connection(sock=own, limit=MAX_LOG_BYTES) for number, (own, _) in pairs.items()
     }
-    return process, streams
 
 
 # From here on everything runs in the new process.
