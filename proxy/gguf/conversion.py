@@ -33,7 +33,7 @@ from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
 from proxy.gguf.unpacking import packed_forms, unpack_weights
 from proxy.gguf.unread_keys import check_unread_keys
-from proxy.gguf.vocabulary import write_vocabulary
+from proxy.gguf.vocabulary import WITHOUT_BOS, write_vocabulary
 from proxy.gguf.wordpiece import CASED, UNCASED
 
 AGAIN = frozenset((TensorType.MXFP4,))
@@ -240,7 +240,7 @@ def _model_metadata(
     }
     if description.pooling is not None:
         metadata[f"{family.architecture}.pooling_type"] = Field.uint32(description.pooling)
-    if description.adds_bos is not None:
+    if description.adds_bos is not None and metadata["tokenizer.ggml.model"].value not in WITHOUT_BOS:
         metadata["tokenizer.ggml.add_bos_token"] = Field.boolean(description.adds_bos)
     return metadata
 

@@ -49,6 +49,9 @@ _NUL_REPLACEMENT = "\U0001f409"
 
 _FILES = {"sentencepiece": SENTENCEPIECE, "rwkv": RWKV, "plamo": PLAMO, "tiktoken": TIKTOKEN}
 """Type of tokenizer → its file; all other types stand in tokenizer.json."""
+WITHOUT_BOS = frozenset({"plamo2", "rwkv"})
+"""llama.cpp's names of the tokenizers with which it adds no BOS, whatever the metadata says (llama-vocab.cpp, b10488).
+With `add_bos_token` its server would still remove the BOS that a chat template writes."""
 
 
 def write_vocabulary(

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from proxy.gguf.conversion import ModelDescription, convert
 from proxy.gguf.header import GgufHeader, read_header
 from proxy.gguf.model_config import CannotConvert
 from tests.gguf.tiny_repositories.plamo_tokens import FILE
-from tests.gguf.writing import plan
+from tests.gguf.writing import TOKENIZER_FILES, plan, tensors_of
 from tests.kit.tiny_conversions import plan_with, repository, with_tokenizer_config
 
 CONFIG = "tokenizer_config.json"
@@ -110,3 +111,23 @@ def test_layer_of_plamo2_has_the_base_of_its_kind() -> None:
 def test_listed_windows_of_plamo3_are_accepted() -> None:
     listed = {"window_size": None, "sliding_window": [16, 16, None], "interleaved_sliding_window": [16, 16, None]}
     assert read_header(plan_with("plamo3", listed).header).metadata["plamo3.attention.sliding_window"].value == 16
+
+
+@pytest.mark.parametrize("name", ["plamo2", "plamo3", "rwkv6"])
+@pytest.mark.parametrize("adds", [True, False])
+def test_no_template_makes_llama_cpp_add_bos(name: str, *, adds: bool) -> None:
+    """With a template that is not the authors', as one in [models], other models add the BOS that the authors' has.
+
+    llama.cpp adds none with these tokenizers, but with the key it removes that of a chat template.
+    """
+    files = repository(name)
+    unset, made = (
+        convert(
+            json.loads(files["config.json"]),
+            {path: files[path] for path in TOKENIZER_FILES if path in files},
+            tensors_of(files),
+            ModelDescription("x", adds_bos=value),
+        )
+        for value in (None, adds)
+    )
+    assert made.header == unset.header
