@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from proxy.gguf.families import FAMILIES
 from proxy.gguf.model_config import CannotConvert
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.llama import MINISTRAL3
@@ -406,3 +408,17 @@ def test_q_lora_rank_with_the_layers_of_deepseek_v2_lite(name: str) -> None:
     many = replace(tiny, change={**tiny.change, "num_hidden_layers": 27, "first_k_dense_replace": 26})
     with pytest.raises(CannotConvert, match="q_lora_rank = 256 and 27 layers"):
         plan(many.files())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rank", "refused"),
+    [(128256, None, False), (128256, 256, True), (128000, None, True), (128000, 256, False)],
+)
+def test_q_lora_rank_with_the_layers_and_tokens_of_kanana_2(tokens: int, rank: int | None, *, refused: bool) -> None:
+    """llama.cpp's loader reads it for other models with 48 layers (deepseek2.cpp)."""
+    change = {"num_hidden_layers": 48, "vocab_size": tokens, "q_lora_rank": rank}
+    family = FAMILIES["DeepseekV3ForCausalLM"]
+    config = family.config({**REPOSITORIES["deepseek3"].config(), **change})
+    with pytest.raises(CannotConvert, match="48 layers") if refused else nullcontext():
+        for writer in family.hyperparameters:
+            list(writer(config))

@@ -56,8 +56,9 @@ DEEPSEEK = Family(
     heads_fill_embedding=True,
 )
 
-_LITE_BLOCKS = (26, 27)
-"""llama.cpp recognizes V2-Lite and models built like it by their number of layers."""
+_LITE_BLOCKS, _KANANA = (26, 27), (48, 128256)
+"""llama.cpp recognizes V2-Lite and models built like it by their number of layers, and Kanana 2 by its number of layers
+and of tokens (deepseek2.cpp, b10488)."""
 
 
 def _leading_dense_blocks(config: ModelConfig) -> Pairs:
@@ -80,8 +81,10 @@ def _latent_attention(config: ModelConfig) -> Pairs:
 
 
 def _check_lite(config: ModelConfig) -> Pairs:
-    """llama.cpp's loader does not read `q_lora_rank` for models with as many layers as V2-Lite."""
-    is_lite, layers = config.blocks in _LITE_BLOCKS, f"{_LITE_BLOCKS[0]} or {_LITE_BLOCKS[1]} layers"
+    """llama.cpp's loader does not read `q_lora_rank` for models that it takes for V2-Lite or Kanana 2."""
+    is_kanana = (config.blocks, config.count("vocab_size")) == _KANANA
+    is_lite = is_kanana or config.blocks in _LITE_BLOCKS
+    layers = f"{_LITE_BLOCKS[0]} or {_LITE_BLOCKS[1]} layers, or {_KANANA[0]} and {_KANANA[1]} tokens"
     query = config.optional_count("q_lora_rank")
     if query is None and not is_lite:
         raise CannotConvert(
