@@ -9,6 +9,7 @@ from proxy.gguf.families.rules import (
     AddOne,
     AlsoFirst,
     Auxiliary,
+    ByLayer,
     Copy,
     Deinterleaved,
     Halved,
@@ -39,8 +40,8 @@ from proxy.gguf.transforms import (
     MXFP4_BYTES,
     WIDTHS,
     add,
+    exponential,
     interleave,
-    neg_exp,
     pick_part,
     repack_mxfp4,
     repeat,
@@ -71,6 +72,8 @@ def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
             return [plain_target(tensor, tensor.new_name(rule.name), tensor.shape)]
         case AlsoFirst():
             return _also_first(rule, tensor)
+        case ByLayer():
+            return [_by_layer(rule, config, tensor)]
         case AddOne():
             return [_add_one(rule, tensor)]
         case Permuted() | PermutedHeads():
@@ -167,6 +170,11 @@ def _also_first(rule: AlsoFirst, tensor: MatchedTensor) -> list[Target]:
     return [replace(one, in_source_order=False) for one in (target, first)]
 
 
+def _by_layer(rule: ByLayer, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    name = rule.names[rule.has_second(config, tensor.numbers[0])]
+    return plain_target(tensor, tensor.new_name(name), tensor.shape)
+
+
 def _split(rule: Split, config: ModelConfig, tensor: MatchedTensor) -> list[Target]:
     """Splits the rows of a matrix, or of each matrix in a stack."""
     shape = tensor.shape
@@ -229,7 +237,7 @@ def _reshaped(rule: Reshaped, config: ModelConfig, tensor: MatchedTensor) -> Tar
     info = TensorInfo(rule.name.format(*tensor.numbers), tuple(reversed(shape)), TensorType.F32)
     steps = f32_steps(tensor.dtype)
     if rule.exponential:
-        steps = [neg_exp(tensor.dtype)]
+        steps = [exponential(tensor.dtype, rule.exponential)]
     elif rule.offset:
         steps = [add(tensor.dtype, rule.offset)]
     return Target(info, (tensor.rows().then(steps),))

@@ -101,9 +101,9 @@ def multiply(dtype: str, factor: float) -> Transform:
     return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_multiply, dtype, factor))
 
 
-def neg_exp(dtype: str) -> Transform:
-    """The negative exponential of each number, in F32. torch's result sometimes differs in the last bit."""
-    return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_neg_exp, dtype))
+def exponential(dtype: str, sign: int) -> Transform:
+    """The exponential of each number, times `sign` (1 or -1), in F32. torch's sometimes differs in the last bit."""
+    return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_exponential, dtype, sign))
 
 
 def pick_part(size: int, count: int, index: int) -> Transform:
@@ -214,9 +214,9 @@ def _multiply(dtype: str, factor: float, content: bytes) -> bytes:
     return _each_number(dtype, content, lambda number: number * factor)
 
 
-def _neg_exp(dtype: str, content: bytes) -> bytes:
+def _exponential(dtype: str, sign: int, content: bytes) -> bytes:
     # Above 88 the exponential is beyond the range of F32.
-    return _each_number(dtype, content, lambda number: -math.exp(number) if number < 88 else -math.inf)  # noqa: PLR2004
+    return _each_number(dtype, content, lambda number: sign * (math.exp(number) if number < 88 else math.inf))  # noqa: PLR2004
 
 
 def _each_number(dtype: str, content: bytes, change: Callable[[float], float]) -> bytes:

@@ -45,6 +45,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "arcee": Version(0, 11, 5),
     "bailingmoe": Version(0, 6, 6),
     "bailingmoe2": Version(0, 12, 11),
+    "bailingmoe3": Version(0, 32, 15),
     "cohere2moe": Version(0, 30, 10),
     "deci": Version(0, 7, 0),  # older versions do not know layers without a feed-forward
     "deepseek32": LLAMA_SERVER,
@@ -105,6 +106,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "seed_oss": Version(0, 12, 4),
     "smallthinker": Version(0, 11, 5),
     "smollm3": Version(0, 11, 5),
+    "step35": LLAMA_SERVER,
     "talkie": LLAMA_SERVER,
 }
 NAMES_SINCE: Mapping[str, Version] = {

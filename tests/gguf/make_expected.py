@@ -47,7 +47,10 @@ if (folder / "tiktoken.model").exists():
         model=SimpleNamespace(_mergeable_ranks=ranks), special_tokens=specials, eos_id=specials[config["eos_token"]]
     )
     transformers.AutoTokenizer.from_pretrained = lambda *_, **__: tokenizer
-CONFIG_MAPPING._mapping.pop("mimo_v2_flash")
+if json.loads((folder / "config.json").read_text())["model_type"] == "step3p5":
+    transformers.AutoTokenizer.from_pretrained = transformers.PreTrainedTokenizerFast.from_pretrained
+for model_type in ("bailing_hybrid", "mimo_v2_flash", "step3p5"):
+    CONFIG_MAPPING._mapping.pop(model_type)
 sys.argv[1:] = sys.argv[3:]
 convert_hf_to_gguf.main()
 """
@@ -55,9 +58,10 @@ convert_hf_to_gguf.main()
 ones. It gets the name from here; tests/gguf/test_vocabulary.py holds how the proxy finds the name. For DeciLM it takes
 every vocabulary of another size than Llama 3's for that of DeciLM-7B. For DeepSeek V3.2 it demands an attribute that
 tokenizers of transformers 5 never have. For tiktoken.model it runs the repository's code, which tiny ones lack. It
-reads MiMo V2's config.json in the authors' form, which transformers 5.24 would change."""
+reads config.json of MiMo V2, Ling 3 and Step 3.5 in the authors' form, which transformers 5.24 would change; Step's
+makes no tokenizer then."""
 
-WITHOUT_PREDICTION = frozenset(("deepseek32", "glm_dsa", "mimo_v2"))
+WITHOUT_PREDICTION = frozenset(("deepseek32", "glm_dsa", "mimo_v2", "step35"))
 """Repositories with a layer for multi-token prediction, which the converter leaves out only if it is told to."""
 
 

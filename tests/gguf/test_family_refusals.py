@@ -36,6 +36,10 @@ def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"rope_parameters": {"full_attention": {**YARN_4, "rope_theta": 5e4}, "sliding_attention": local}}
 
 
+def _step_window(**change: Any) -> dict[str, Any]:
+    return {"attention_other_setting": {**REPOSITORIES["step35"].change["attention_other_setting"], **change}}
+
+
 def _dbrx_experts(**change: Any) -> dict[str, Any]:
     return {"ffn_config": {**REPOSITORIES["dbrx"].change["ffn_config"], **change}}
 
@@ -162,6 +166,26 @@ def _alike(group: int | None, size: float | None) -> list[dict[str, Any]]:
         ("mellum", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope_parameters"),
         ("mellum", {"rope_parameters": None, "rope_theta": 5e5}, "rope_parameters"),
         ("mellum", _two_ropes({"rope_type": "default", "rope_theta": 1e4}), "another rope_theta"),
+        ("step35", {"layer_types": ["full_attention"] * 5}, "layer_types of one kind"),
+        ("step35", {"layer_types": ["full_attention", "sliding_attention"]}, "no layer_types for 5 layers"),
+        ("step35", {"moe_layers_enum": "1,2,3,4"}, "blk.1.exp_probs_b"),
+        ("step35", {"moe_layers_enum": "2,x"}, "moe_layers_enum"),
+        ("step35", {"moe_layers_enum": None}, "moe_layers_enum"),
+        ("step35", {"rope_theta": 1e4}, "rope_theta"),
+        ("step35", {"rope_theta": [2e4, 5e3, 5e3, 2e4, 1e4]}, "rope_theta"),
+        ("step35", {"partial_rotary_factors": [0.5, 1.0, 1.0, 0.5, 0.5]}, "partial_rotary_factors"),
+        ("step35", {"yarn_only_types": None}, "rope scaling for layers with a window"),
+        ("step35", {"rope_scaling": YARN_4}, "yarn"),
+        ("step35", _step_window(num_attention_heads=4), "attn_gate|attn_q"),
+        ("step35", _step_window(head_dim=32), "another head_dim in attention_other_setting"),
+        ("step35", _step_window(attention_type="full_attention"), "swa_attention_type"),
+        ("step35", {"use_head_wise_attn_gate": False}, "use_head_wise_attn_gate"),
+        ("step35", {"use_moe_router_bias": False}, "use_moe_router_bias"),
+        ("step35", {"moe_router_activation": "softmax"}, "moe_router_activation"),
+        ("step35", {"use_rope_layers": [True, False]}, "use_rope_layers"),
+        ("step35", {"swiglu_limits": [-1.0]}, "swiglu_limits"),
+        ("step35", {"swiglu_limits_shared": 7.0}, "swiglu_limits_shared"),
+        ("step35", {"sink": True}, "sink"),
         ("mimo_v2", {"hybrid_layer_pattern": [0, 1, 1, 1, 1]}, "blk.3.attn_sinks"),
         ("mimo_v2", {"hybrid_layer_pattern": [0, 1]}, "hybrid_layer_pattern"),
         ("mimo_v2", {"layer_types": ["full_attention"] * 5}, "hybrid_layer_pattern"),

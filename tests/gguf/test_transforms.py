@@ -14,10 +14,10 @@ from proxy.gguf.transforms import (
     Transform,
     add,
     chain,
+    exponential,
     interleave,
     interleave_start,
     multiply,
-    neg_exp,
     pick_part,
     repack_mxfp4,
     scale,
@@ -124,13 +124,15 @@ def test_numbers_beyond_32_bits_are_infinite() -> None:
     assert _run(scale("F32", (5.0, 0.3)), numbers.tobytes()) == product.tobytes()
 
 
-def test_negative_exponentials_are_the_nearest_f32() -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_exponentials_are_the_nearest_f32(sign: int) -> None:
     half = np.random.default_rng(0).standard_normal(99).astype(np.float16)
     for dtype, numbers in (("F16", half), ("F32", half.astype(np.float32))):
-        nearest = (-np.exp(numbers.astype(np.float64))).astype(np.float32)
-        assert _run(neg_exp(dtype), numbers.tobytes()) == nearest.tobytes()
+        nearest = (sign * np.exp(numbers.astype(np.float64))).astype(np.float32)
+        assert _run(exponential(dtype, sign), numbers.tobytes()) == nearest.tobytes()
     beyond = np.array([np.inf, 300, -300, -np.inf], np.float32)
-    assert _run(neg_exp("F32"), beyond.tobytes()) == np.array([-np.inf, -np.inf, -0.0, -0.0], np.float32).tobytes()
+    expected = sign * np.array([np.inf, np.inf, 0.0, 0.0], np.float32)
+    assert _run(exponential("F32", sign), beyond.tobytes()) == expected.tobytes()
 
 
 TRANSFORMS = (

@@ -163,7 +163,8 @@ NOT_READ = {
     ("laguna", "num_attention_heads"),
     # Further layers are only for training.
     *((name, "num_hidden_layers") for name in ("bailingmoe2", "deepseek3", "glm4moe", "glm4moelite", "glm4moelite_v5")),
-    *((name, "num_hidden_layers") for name in ("deepseek32", "dots1", "kimi_k2", "solar_open")),
+    *((name, "num_hidden_layers") for name in ("deepseek32", "dots1", "kimi_k2", "ling3", "solar_open")),
+    *((name, "num_hidden_layers") for name in ("ling3_limits", "step35")),
 }
 """Keys with a size that the weights cannot contradict."""
 

@@ -3,12 +3,8 @@
 `python -m tests.real.make_logprobs [NAME…]` writes logprobs.json; with `packed` as the first argument it writes
 packed_logprobs.json, for repositories whose weights are stored quantized. It needs torch, transformers, accelerate,
 sentencepiece and tiktoken, which this project does not depend on. The figures are from transformers 5.24 with torch
-2.15, in F32 with eager attention. Those of RWKV-7 are from its authors' package rwkv 0.8.32, which has to be installed
-for them.
-packed_logprobs.json, for repositories whose weights are stored quantized. It needs torch, transformers, accelerate and
-sentencepiece, which this project does not depend on. The figures are from transformers 5.24 with torch 2.15, in F32
-with eager attention. Those of RWKV are from its authors' package rwkv 0.8.32, and those of PLaMo from mlx-lm 0.32.2
-with mlx[cpu] 0.32.4; both have to be installed for them.
+2.15, in F32 with eager attention. Those of RWKV are from its authors' package rwkv 0.8.32, and those of PLaMo, Step and
+a Ling with limits from mlx-lm 0.32.2 with mlx[cpu] 0.32.4; both have to be installed for them.
 """
 
 import json
@@ -28,7 +24,7 @@ from tests.gguf.tiny_repositories.repository import FEED_FORWARD, HEAD, HIDDEN, 
 from tests.gguf.tiny_repositories.schemes import PACKED
 from tests.gguf.tiny_repositories.tiktoken import PATTERNS, RESERVED, VOCABULARY
 from tests.gguf.tiny_repositories.tokenizer import SPACE, WORDS, dump
-from tests.real import plamo_oracle, rwkv_oracle
+from tests.real import mlx_oracle, plamo_oracle, rwkv_oracle
 
 FIGURES, PACKED_FIGURES = (Path(__file__).with_name(name) for name in ("logprobs.json", "packed_logprobs.json"))
 REMOTE_CODE = "transformers has no class for it: its repositories contain their own code"
@@ -90,6 +86,9 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
         "num_kv_heads": 2,
         "num_hidden_layers": LAYERS,
     },
+    # transformers gives layers that do not fill a group linear attention. The authors' code has latent attention there.
+    "ling3": {"layer_types": [*["linear_attention"] * 2, *["full_attention"] * 3]},
+    "ling3_limits": {"model_type": mlx_oracle.LING},
     # This is what llama.cpp computes: `beta_fast` is always 32 (proxy/gguf/families/deepseek.py).
     "kimi_k2": {
         "model_type": "deepseek_v3",
@@ -128,6 +127,10 @@ NOT_AUTOMATIC: Mapping[str, str] = {"mistral4": "Mistral4ForCausalLM"}
 """Model type → its class, where AutoModelForCausalLM knows none."""
 OTHER_PACKAGES = {kind: module.load for module in (plamo_oracle, rwkv_oracle) for kind in module.MODEL_TYPES}
 """Model type → how another package than transformers loads a repository."""
+LOGITS: Mapping[str, Callable[[Path], Callable[[list[int]], Any]]] = dict.fromkeys(
+    mlx_oracle.MODEL_TYPES, mlx_oracle.logits_of
+)
+"""Model type → how another package calculates logits, where the tokens are transformers'."""
 STEPS = 24
 CANDIDATES = 5
 DIGITS = 5
@@ -262,8 +265,8 @@ def tokenizer_of(folder: Path) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=converter.converted(), **names)
 
 
-def oracle(folder: Path) -> Oracle:
-    """The repository in a folder, loaded with transformers. Raises ValueError if transformers misses a weight."""
+def logits_of(folder: Path) -> Callable[[list[int]], Any]:
+    """The logits after tokens, by transformers. Raises ValueError if transformers misses a weight."""
     torch, transformers = import_module("torch"), import_module("transformers")
     model_type = json.loads((folder / "config.json").read_bytes())["model_type"]
     model_class = getattr(transformers, NOT_AUTOMATIC.get(model_type, "AutoModelForCausalLM"))
@@ -273,15 +276,22 @@ def oracle(folder: Path) -> Oracle:
     if loading["missing_keys"] or loading["mismatched_keys"]:
         raise ValueError(f"transformers did not find all weights of {folder.name}: {loading}")
     model.eval()
-    tokenizer = tokenizer_of(folder)
 
     def logits(tokens: list[int]) -> Any:
         with torch.no_grad():
             return model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].float()
 
+    return logits
+
+
+def oracle(folder: Path) -> Oracle:
+    """The repository in a folder, with transformers' tokens."""
+    config = json.loads((folder / "config.json").read_bytes())
+    logits = LOGITS.get(config["model_type"], logits_of)(folder)
+    tokenizer = tokenizer_of(folder)
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    rows: list[str | None] = [None] * model.config.vocab_size
+    rows: list[str | None] = [None] * len(logits([0]))
     texts = shown(tokens, added | set(tokenizer.all_special_tokens))
     rows[: len(texts)] = texts
     begins = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)

@@ -13,6 +13,7 @@ from proxy.gguf.families.apertus import APERTUS
 from proxy.gguf.families.arctic import ARCTIC
 from proxy.gguf.families.baichuan import BAICHUAN_7B, BAICHUAN_13B
 from proxy.gguf.families.bailingmoe import BAILING_MOE, BAILING_MOE2, SARVAM_MOE
+from proxy.gguf.families.bailingmoe3 import BAILING_MOE3
 from proxy.gguf.families.bamba import BAMBA
 from proxy.gguf.families.bert import BERT, DISTIL_BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.bloom import BLOOM
@@ -76,6 +77,7 @@ from proxy.gguf.families.seed_oss import SEED_OSS
 from proxy.gguf.families.smallthinker import SMALL_THINKER
 from proxy.gguf.families.stablelm import STABLELM, STABLELM_EPOCH
 from proxy.gguf.families.starcoder2 import STARCODER2
+from proxy.gguf.families.step35 import STEP35
 from proxy.gguf.families.talkie import TALKIE
 from proxy.gguf.families.xverse import XVERSE
 
@@ -87,6 +89,7 @@ FAMILIES: Mapping[str, Family] = {
     "BaichuanForCausalLM": BAICHUAN_13B,
     "BailingMoeForCausalLM": BAILING_MOE,
     "BailingMoeV2ForCausalLM": BAILING_MOE2,
+    "BailingMoeV3ForCausalLM": BAILING_MOE3,
     "BambaForCausalLM": BAMBA,
     "BertModel": BERT,
     "BloomForCausalLM": BLOOM,
@@ -210,6 +213,7 @@ FAMILIES: Mapping[str, Family] = {
     "StableLMEpochForCausalLM": STABLELM_EPOCH,
     "StableLmForCausalLM": STABLELM,
     "Starcoder2ForCausalLM": STARCODER2,
+    "Step3p5ForCausalLM": STEP35,
     "TalkieForCausalLM": TALKIE,
     "XLMRobertaModel": XLM_ROBERTA,
     "XverseForCausalLM": XVERSE,

@@ -178,6 +178,19 @@ def check_several_experts(config: ModelConfig) -> Pairs:
     yield from ()
 
 
+def limits_by_layer(config: ModelConfig, name: str) -> list[float] | None:
+    """For each layer the limit of its feed-forward's activations, 0 for none; None if config.json has no such list."""
+    values = config.find(name)
+    if values is None:
+        return None
+    if not isinstance(values, list):
+        raise CannotConvert(f"config.json has {name} = {shown(values)}, which is not a list")
+    limits = [0.0 if value is None else finite(f"config.json has {name} with", value) for value in values]
+    if any(limit < 0 for limit in limits):
+        raise CannotConvert(f"config.json has {name} = {shown(values)}, with a negative limit")
+    return [*limits, *[0.0] * config.blocks][: config.blocks]
+
+
 def check_unlimited_steps(config: ModelConfig) -> Pairs:
     """llama.cpp does not limit the time steps of Mamba. transformers 5 writes an infinite number as an object."""
     limits, unlimited = config.find("time_step_limit"), (float("inf"), {"__float__": "Infinity"}, None)

@@ -16,7 +16,7 @@ from proxy.gguf.families.deepseek import LATENT_ATTENTION, LATENT_ATTENTION_SHAP
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Reshaped, Rule, Stacked, stems_of
 from proxy.gguf.header import Field, ValueType
-from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, number
+from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, Writer, count, number
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tokenizer_files import TokenizerFiles, read_added_tokens_decoder
 
@@ -30,19 +30,36 @@ def _convolution(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (1, shape[0], 1, shape[-1])
 
 
-_DELTA_NET: Mapping[str, Rule | str] = {
+DELTA_NET: Mapping[str, Rule | str] = {
     **{f"{_ATTENTION}{part}_proj": f"blk.{{}}.attn_{part}" for part in "kv"},
     **{
         f"{_ATTENTION}{part}_conv1d.weight": Reshaped(f"blk.{{}}.ssm_conv1d_{part}.weight", _convolution)
         for part in "qkv"
     },
-    **{f"{_ATTENTION}{part}_proj": f"blk.{{}}.ssm_{part}" for part in ("f_a", "f_b", "g_a", "g_b")},
     _ATTENTION + "b_proj": "blk.{}.ssm_beta",
-    _ATTENTION + "A_log": Reshaped("blk.{}.ssm_a", same_shape, exponential=True),
     _ATTENTION + "dt_bias": Reshaped("blk.{}.ssm_dt.bias", same_shape),
     _ATTENTION + "o_norm": "blk.{}.ssm_norm",
 }
-_LATENT: Mapping[str, Rule | str] = {key: rule for key, rule in LATENT_ATTENTION.items() if key not in ATTENTION}
+"""What only a layer with linear attention has, but for its two gates and its decay."""
+_DELTA_NET: Mapping[str, Rule | str] = {
+    **DELTA_NET,
+    **{f"{_ATTENTION}{part}_proj": f"blk.{{}}.ssm_{part}" for part in ("f_a", "f_b", "g_a", "g_b")},
+    _ATTENTION + "A_log": Reshaped("blk.{}.ssm_a", same_shape, exponential=-1),
+}
+LATENT: Mapping[str, Rule | str] = {key: rule for key, rule in LATENT_ATTENTION.items() if key not in ATTENTION}
+"""What only a layer with latent attention has, but for Q."""
+DELTA_NET_SHAPES: Mapping[str, str] = {
+    **LATENT_ATTENTION_SHAPES,
+    "attn_q": "n_embd n_q_kda",
+    "attn_k": "n_embd n_kda",
+    "attn_v": "n_embd n_kda",
+    "attn_output": "n_o_kda n_embd",
+    **{f"ssm_conv1d_{part}": "d_conv 1 n_kda" for part in "qkv"},
+    "ssm_beta": "n_embd n_head",
+    "ssm_a": "1 n_head",
+    "ssm_dt": "n_kda",
+    "ssm_norm": "n_embd_head_kda",
+}
 _MOE: Mapping[str, Rule | str] = {
     _EXPERTS + "gate": "blk.{}.ffn_gate_inp",
     _EXPERTS + "gate.e_score_correction_bias": "blk.{}.exp_probs_b",
@@ -80,23 +97,40 @@ def _dense_layers(config: ModelConfig) -> int:
     return config.count("first_k_dense_replace")
 
 
-def _heads(config: ModelConfig) -> Pairs:
+def _latent_heads(config: ModelConfig) -> Pairs:
     rank, rotary = config.positive("kv_lora_rank"), config.positive("qk_rope_head_dim")
+    yield "attention.kv_lora_rank", Field.uint32(rank)
     yield "attention.key_length", Field.uint32(rank + rotary)
     yield "attention.key_length_mla", Field.uint32(config.positive("qk_nope_head_dim") + rotary)
+    yield "attention.value_length_mla", Field.uint32(config.positive("v_head_dim"))
     yield "rope.dimension_count", Field.uint32(rotary)
+
+
+def _check_linear_heads(config: ModelConfig) -> Pairs:
     if (heads := config.positive("linear_num_heads")) != config.heads:
         raise CannotConvert(
             f"config.json has {heads} heads in linear_attn_config and num_attention_heads = {config.heads}, which "
             "llama.cpp expects to be equal"
         )
+    yield from ()
+
+
+MIXED_KEYS: tuple[Writer, ...] = (
+    *BASIC,
+    VOCABULARY_SIZE,
+    _latent_heads,
+    count("expert_feed_forward_length", "moe_intermediate_size", required=True),
+    number("expert_weights_scale", "routed_scaling_factor", required=True),
+    check_equal_heads,
+)
+"""For families with both kinds of attention."""
 
 
 def _absent_tensors(config: ModelConfig, layer: int | None) -> Mapping[str, bool]:
     if layer is None:
         return {}
     is_full, is_dense = _layer_types(config)[layer] == _FULL, layer < _dense_layers(config)
-    absent = stems_of(_DELTA_NET if is_full else _LATENT) | stems_of(_MOE if is_dense else MLP)
+    absent = stems_of(_DELTA_NET if is_full else LATENT) | stems_of(_MOE if is_dense else MLP)
     return dict.fromkeys(absent, False)
 
 
@@ -116,23 +150,17 @@ KIMI_LINEAR = Family(
         **MLP,
         **_MOE,
         **_DELTA_NET,
-        **_LATENT,
+        **LATENT,
         _ATTENTION + "q_proj": "blk.{}.attn_q",
         _ATTENTION + "o_proj": "blk.{}.attn_output",
     },
     (
-        *BASIC,
-        VOCABULARY_SIZE,
+        *MIXED_KEYS,
         _layers,
         count("ssm.conv_kernel", "linear_conv_kernel_dim", required=True),
         count("kda.head_dim", "linear_head_dim", required=True),
-        count("attention.kv_lora_rank", "kv_lora_rank", required=True),
-        _heads,
-        count("attention.value_length_mla", "v_head_dim", required=True),
-        count("expert_feed_forward_length", "moe_intermediate_size", required=True),
         count("expert_shared_count", "num_shared_experts", "n_shared_experts", required=True),
-        number("expert_weights_scale", "routed_scaling_factor", required=True),
-        check_equal_heads,
+        _check_linear_heads,
     ),
     tokenizers=("bpe", "tiktoken"),
     vocabulary=_end_of_text,
@@ -178,17 +206,8 @@ KIMI_LINEAR = Family(
     optional_biases=frozenset(),
     absent_tensors=_absent_tensors,
     shapes={
-        **LATENT_ATTENTION_SHAPES,
-        "attn_q": "n_embd n_q_kda",
-        "attn_k": "n_embd n_kda",
-        "attn_v": "n_embd n_kda",
-        "attn_output": "n_o_kda n_embd",
-        **{f"ssm_conv1d_{part}": "d_conv 1 n_kda" for part in "qkv"},
+        **DELTA_NET_SHAPES,
         **{f"ssm_{part}": "n_embd n_embd_head_kda" for part in ("f_a", "g_a")},
         **{f"ssm_{part}": "n_embd_head_kda n_kda" for part in ("f_b", "g_b")},
-        "ssm_beta": "n_embd n_head",
-        "ssm_a": "1 n_head",
-        "ssm_dt": "n_kda",
-        "ssm_norm": "n_embd_head_kda",
     },
 )

@@ -20,7 +20,7 @@ def mamba_tensors(prefix: str) -> Mapping[str, Rule | str]:
         prefix + "conv1d.bias": "blk.{}.ssm_conv1d",
         prefix + "x_proj": "blk.{}.ssm_x",
         prefix + "dt_proj": "blk.{}.ssm_dt",
-        prefix + "A_log": Reshaped("blk.{}.ssm_a", same_shape, exponential=True),
+        prefix + "A_log": Reshaped("blk.{}.ssm_a", same_shape, exponential=-1),
         prefix + "D": Reshaped("blk.{}.ssm_d", same_shape),
         prefix + "out_proj": "blk.{}.ssm_out",
     }
@@ -44,7 +44,7 @@ def mamba2_tensors(prefix: str) -> Mapping[str, Rule | str]:
         prefix + "conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", squeezed),
         prefix + "conv1d.bias": "blk.{}.ssm_conv1d",
         prefix + "dt_bias": Reshaped("blk.{}.ssm_dt.bias", same_shape),
-        prefix + "A_log": Reshaped("blk.{}.ssm_a", _column, exponential=True),
+        prefix + "A_log": Reshaped("blk.{}.ssm_a", _column, exponential=-1),
         prefix + "D": Reshaped("blk.{}.ssm_d", _column),
         prefix + "norm.weight": Reshaped("blk.{}.ssm_norm.weight", _one_row_per_group),
         prefix + "out_proj": "blk.{}.ssm_out",

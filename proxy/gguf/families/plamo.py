@@ -43,7 +43,7 @@ _MAMBA: Mapping[str, Rule | str] = {
     _MIXER + "bcdt_proj": "blk.{}.ssm_x",
     _MIXER + "dt_proj": "blk.{}.ssm_dt",
     _MIXER + "dt_bias": Reshaped("blk.{}.ssm_dt.bias", same_shape),
-    _MIXER + "A_log": Reshaped("blk.{}.ssm_a", same_shape, exponential=True),
+    _MIXER + "A_log": Reshaped("blk.{}.ssm_a", same_shape, exponential=-1),
     _MIXER + "D": Reshaped("blk.{}.ssm_d", same_shape),
     _MIXER + "dt_norm_weight": Reshaped("blk.{}.ssm_dt_norm", same_shape),
     _MIXER + "B_norm_weight": Reshaped("blk.{}.ssm_b_norm", same_shape),

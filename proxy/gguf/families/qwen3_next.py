@@ -77,7 +77,7 @@ _CONVOLUTION = Reshaped("blk.{}.ssm_conv1d.weight", squeezed)
 
 _STEPS = Reshaped("blk.{}.ssm_dt.bias", same_shape)
 
-_DECAYS = Reshaped("blk.{}.ssm_a", same_shape, exponential=True)
+_DECAYS = Reshaped("blk.{}.ssm_a", same_shape, exponential=-1)
 
 
 def _reordered(rule: Copy | Reshaped, size: Size, before: Size = lambda _: 0, *, across: bool = False) -> Reordered:

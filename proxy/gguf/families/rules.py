@@ -6,6 +6,7 @@ stands for each number in the source's name. A `Size` is a number that depends o
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from proxy.gguf.model_config import ModelConfig
 from proxy.gguf.tensors import TensorName
@@ -113,12 +114,12 @@ class SplitQkv:
 class Reshaped:
     """The tensor as F32 in another shape, in PyTorch's order of dimensions. `name` is complete, with its ending.
 
-    `exponential` replaces each number x by -exp(x); `offset` is added to each.
+    `exponential` replaces each number x by exp(x) if it is 1, and by -exp(x) if it is -1. `offset` is added to each.
     """
 
     name: str
     shape: Callable[[ModelConfig, tuple[int, ...]], tuple[int, ...]]
-    exponential: bool = False
+    exponential: Literal[-1, 0, 1] = 0
     offset: float = 0.0
 
 
@@ -226,9 +227,18 @@ class AlsoFirst:
     first: str
 
 
+@dataclass(frozen=True, slots=True)
+class ByLayer:
+    """The unchanged tensor. `has_second` says by config.json and the layer which of the two `names` it gets."""
+
+    names: tuple[str, str]
+    has_second: Callable[[ModelConfig, int], bool]
+
+
 Rule = (
     Copy
     | AlsoFirst
+    | ByLayer
     | Permuted
     | PermutedHeads
     | AddOne
@@ -267,7 +277,7 @@ def output_names(key: str, rule: Rule | str) -> Iterator[str]:
             yield from (query + ending, key + ending, value + ending)
         case MlaKvB(key, value):
             yield from (key + ending, value + ending)
-        case Deinterleaved(names) | Mxfp4Experts(names):
+        case Deinterleaved(names) | Mxfp4Experts(names) | ByLayer(names):
             yield from (name + ending for name in names)
         case Auxiliary() | Unused():
             pass
