@@ -29,6 +29,7 @@ _ENCODING_GGUFS = "t5"
 """Tried on 0.40 with a T5 of llama.cpp's converter: it answers with tokens other than those of transformers."""
 _LACKS = "runs in no Ollama up to 0.40: its llama.cpp (b10488) has no such architecture"
 _LACKING = """
+BailingMoeLinearForCausalLM BailingMoeLinearV2ForCausalLM BailingMoeV2_5ForCausalLM
 BioGptForCausalLM BltForCausalLM CTRLLMHeadModel CodeGenForCausalLM CpmAntForCausalLM CwmForCausalLM
 DiffLlamaForCausalLM DogeForCausalLM Dots3NoteForCausalLM Dots3NoteForConditionalGeneration Emu3ForCausalLM
 FlexOlmoForCausalLM FuyuForCausalLM GPTJForCausalLM GPTNeoForCausalLM GPTNeoXJapaneseForCausalLM
@@ -56,6 +57,14 @@ _SWAPS = "is not what its authors made: llama.cpp feeds its small experts with t
 _SWAPPED = "GroveMoeForCausalLM"
 """grovemoe.cpp at b10488 and b11434. The authors' small experts get the layer's input; on 0.40 the logprobs are those
 of this difference."""
+_NEEDS_FLASH = "is what its authors made only with flash attention, and the proxy cannot see whether Ollama uses that"
+_NEEDING_FLASH = """
+MiniMaxM3SparseForCausalLM MiniMaxM3SparseForConditionalGeneration MiniMaxM3VLForCausalLM
+MiniMaxM3VLForConditionalGeneration
+"""
+"""Its layers attend to 16 blocks of 128 tokens. Without flash attention minimax-m3.cpp (b10488) attends to all tokens,
+and says so in its log only. Ollama turns it off for older graphics cards and by OLLAMA_FLASH_ATTENTION=0
+(llm/llama_server.go at 0.40). At b10240 the blocks were of places in the cache, not of positions."""
 _JOINS_CASES = "gets other tokens than from its authors: llama.cpp does not split words before a capital letter"
 _JOINED_CASES = "YoutuForCausalLM YoutuVLForConditionalGeneration"
 """Its rule has \\p{Lu} and \\p{Ll}, which are both all letters in unicode.cpp of b10488, even in ASCII."""
@@ -66,12 +75,14 @@ _LACKS_TOKENIZER = "has no tokenizer in its repositories: it uses that of Llama 
 _WITHOUT_TOKENIZER = "OpenELMForCausalLM"
 _IS_UNCOMPARED = "is not converted: {} could not be compared with llama.cpp's"
 _UNCOMPARED: Mapping[str, str] = {
-    **dict.fromkeys(("ChameleonForCausalLM", "ChameleonForConditionalGeneration"), "its tokenizer"),
+    **dict.fromkeys(("AfmoeForCausalLM", "ChameleonForCausalLM", "ChameleonForConditionalGeneration"), "its tokenizer"),
     "PLMForCausalLM": "its authors' code",
     **dict.fromkeys(("MT5EncoderModel", "T5EncoderModel", "UMT5EncoderModel"), "its vectors"),
     **dict.fromkeys(("RWKV6Qwen2ForCausalLM", "RwkvHybridForCausalLM"), "the code of its repositories"),
 }
-"""Chameleon's repositories need a permission, and llama.cpp's converter gives all heads the norm of the first one. No
+"""For AFMoE (Trinity) llama.cpp splits digits with code of its own, and CJK and Thai by ranges (unicode.cpp and
+llama-vocab.cpp, b10488). The rules of arcee-ai's tokenizer.json, which these are to stand for, could not be read.
+Chameleon's repositories need a permission, and llama.cpp's converter gives all heads the norm of the first one. No
 encoder of T5 was tried on a server. Of the others no code was found whose result a GGUF could be held against."""
 _DRAFTS = "drafts tokens for another model, and answers nothing by itself"
 _DRAFTING_GGUFS = "dflash eagle3 gemma4-assistant"
@@ -84,6 +95,7 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(_LACKING.split(), _LACKS),
     **dict.fromkeys(_ABORTING.split(), _ABORTS),
     **dict.fromkeys(_SWAPPED.split(), _SWAPS),
+    **dict.fromkeys(_NEEDING_FLASH.split(), _NEEDS_FLASH),
     **dict.fromkeys(_JOINED_CASES.split(), _JOINS_CASES),
     **dict.fromkeys(_WITH_TASKS.split(), _HAS_TASKS),
     **dict.fromkeys(_WITHOUT_TOKENIZER.split(), _LACKS_TOKENIZER),
