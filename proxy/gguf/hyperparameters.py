@@ -177,7 +177,7 @@ def llama3_frequencies(config: ModelConfig, default_factor: float = 8.0) -> byte
         raise CannotConvert(f"config.json has a rope scaling of the type llama3 with invalid values: {shown(values)}")
     size = config.head_size
     try:
-        divisors = [_divisor(_f32(base ** _f32(at / size)), factor, low, high, context) for at in range(0, size, 2)]
+        divisors = [_divisor(f32(base ** f32(at / size)), factor, low, high, context) for at in range(0, size, 2)]
     except (OverflowError, ZeroDivisionError):
         raise CannotConvert("config.json has a rope with frequencies outside the range of 32 bits") from None
     return struct.pack(f"<{len(divisors)}f", *divisors)
@@ -185,16 +185,17 @@ def llama3_frequencies(config: ModelConfig, default_factor: float = 8.0) -> byte
 
 def _divisor(period: float, factor: float, low: float, high: float, context: float) -> float:
     """The divisor of the frequency 1 / `period`. torch divides a plain number by multiplying with its reciprocal."""
-    wavelength = _f32(_f32(1 / _f32(1 / period)) * _f32(2 * math.pi))
+    wavelength = f32(f32(1 / f32(1 / period)) * f32(2 * math.pi))
     if wavelength < context / high:
         return 1.0
     if wavelength > context / low:
         return factor
-    smooth = _f32(_f32(_f32(_f32(1 / wavelength) * context) - low) / _f32(high - low))
-    return _f32(1 / _f32(_f32(_f32(1 - smooth) / factor) + smooth))
+    smooth = f32(f32(f32(f32(1 / wavelength) * context) - low) / f32(high - low))
+    return f32(1 / f32(f32(f32(1 - smooth) / factor) + smooth))
 
 
-def _f32(value: float) -> float:
+def f32(value: float) -> float:
+    """The nearest F32."""
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 

@@ -13,7 +13,7 @@ from proxy.gguf.families.common_tensors import ATTENTION, LAYER, MLP
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import AddOne, Rule, stems_of
 from proxy.gguf.header import Field, ValueType
-from proxy.gguf.hyperparameters import BASIC, Pairs, always, count, number, rope_base
+from proxy.gguf.hyperparameters import BASIC, Pairs, always, count, f32, number, rope_base
 from proxy.gguf.model_config import CannotConvert, ModelConfig, finite
 from proxy.gguf.tensors import shown
 
@@ -100,7 +100,10 @@ def _ropes(config: ModelConfig) -> Pairs:
 
 
 def _divisors(config: ModelConfig) -> Mapping[str, bytes]:
-    """Of the RoPE frequencies in layers without a window, as F32: half a head, filled up with 1."""
+    """Of the RoPE frequencies in layers without a window, as F32: half a head, filled up with 1.
+
+    llama.cpp's converter rounds a frequency to F32, and calculates with it in 64 bits.
+    """
     rope = ModelConfig(config.rope)
     if rope.find("rope_type") != "llama3":
         return {}
@@ -111,7 +114,7 @@ def _divisors(config: ModelConfig) -> Mapping[str, bytes]:
         raise CannotConvert("config.json has a rope scaling of the type llama3 with invalid values")
     divisors = [1.0] * size
     for at in range(size // 2):
-        wavelength = 2 * math.pi * base ** (2 * at / size)
+        wavelength = 2 * math.pi / f32(1 / f32(base ** f32(2 * at / size)))
         smooth = min(max((context / wavelength - low) / (high - low), 0.0), 1.0)
         divisors[at] = 1 / ((1 - smooth) / factor + smooth)
     return {"rope_freqs.weight": struct.pack(f"<{size}f", *divisors)}
