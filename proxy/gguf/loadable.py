@@ -180,6 +180,7 @@ class _Sizes:
         return {
             "n_ff": n_ff,
             "2n_ff": 2 * n_ff,
+            "n_ff/2": n_ff // 2,
             "n_ff_exp": n_ff_exp,
             "2n_ff_exp": 2 * n_ff_exp,
             "n_ff_shexp": self.read("expert_shared_feed_forward_length", shared),

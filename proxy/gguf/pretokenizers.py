@@ -150,9 +150,9 @@ PRE_TOKENIZER_NAMES: Mapping[tuple[Fingerprint, bool], str] = {
 """(Steps, `ignore_merges`) → name. Only one of several names that mean the same in llama.cpp stands here."""
 
 
-def knows_pattern(pattern: str) -> bool:
+def knows_pattern(pattern: str, *, ignores_merges: bool) -> bool:
     """Whether there is a name for splits at the matches of this pattern."""
-    return (_split(pattern), False) in PRE_TOKENIZER_NAMES
+    return (_split(pattern), ignores_merges) in PRE_TOKENIZER_NAMES
 
 
 def pattern_steps(pattern: str) -> list[dict[str, Any]]:

@@ -13,9 +13,12 @@ from proxy.gguf.tensors import shown
 TOKENIZER = "tokenizer.json"
 SENTENCEPIECE = "tokenizer.model"
 RWKV = "rwkv_vocab_v20230424.txt"
-TIKTOKEN = "tiktoken.model"
-TOKENIZER_CODE = ("tokenization_kimi.py", "tokenization_moonshot.py")
-"""Code that reads tiktoken.model. It is searched for what no other file has, and never run."""
+TIKTOKEN, HY, QWEN = "tiktoken.model", "hy.tiktoken", "qwen.tiktoken"
+"""Vocabularies of tiktoken: Kimi's, HunYuan's and that of the first Qwen."""
+TIKTOKENS = (TIKTOKEN, HY, QWEN)
+_FIRST_LINE = re.compile(rb"[A-Za-z0-9+/]+=* 0\r?\n")
+TOKENIZER_CODE = tuple(f"tokenization_{name}.py" for name in ("kimi", "moonshot", "hy", "qwen", "chatglm"))
+"""Code that reads a vocabulary of tiktoken. It is searched for what no other file has, and never run."""
 PLAMO = "tokenizer.jsonl"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIALS = "special_tokens_map.json"
@@ -36,11 +39,12 @@ class TokenizerFiles:
     """added_tokens.json."""
     generation: Mapping[str, Any]
     model: bytes | None
-    """tokenizer.model, not parsed."""
+    """tokenizer.model, not parsed, if it is one of SentencePiece."""
     rwkv: bytes | None = None
     """RWKV's vocabulary, not parsed."""
     tiktoken: bytes | None = None
-    """tiktoken.model, not parsed."""
+    """A vocabulary of tiktoken, not parsed. GLM-4's is called tokenizer.model."""
+    tiktoken_path: str = ""
     plamo: bytes | None = None
     """PLaMo's vocabulary, not parsed."""
     code: Mapping[str, bytes] = field(default_factory=dict)
@@ -51,13 +55,22 @@ class TokenizerFiles:
         paths = (TOKENIZER, TOKENIZER_CONFIG, SPECIALS, ADDED, GENERATION_CONFIG)
         tokenizer, config, specials, added, generation = (_object(path, contents.get(path)) for path in paths)
         code = {path: contents[path] for path in TOKENIZER_CODE if path in contents}
-        model, rwkv, tiktoken, plamo = (contents.get(path) for path in (SENTENCEPIECE, RWKV, TIKTOKEN, PLAMO))
-        return cls(tokenizer, config, specials, added, generation, model, rwkv, tiktoken, plamo, code)
+        path = tiktoken_path(contents)
+        model, rwkv, plamo = (contents.get(one) if one != path else None for one in (SENTENCEPIECE, RWKV, PLAMO))
+        tiktoken = contents.get(path)
+        return cls(tokenizer, config, specials, added, generation, model, rwkv, tiktoken, path, plamo, code)
 
     @property
     def added_tokens(self) -> Sequence[Mapping[str, Any]]:
         """`added_tokens` of tokenizer.json."""
         return list(_added(self.tokenizer.get("added_tokens") or []))
+
+
+def tiktoken_path(contents: Mapping[str, bytes]) -> str:
+    """The path of a vocabulary of tiktoken; empty if none is among these files."""
+    if _FIRST_LINE.match(contents.get(SENTENCEPIECE, b"")):
+        return SENTENCEPIECE
+    return next((path for path in TIKTOKENS if path in contents), "")
 
 
 def _object(path: str, content: bytes | None) -> Mapping[str, Any]:

@@ -24,7 +24,6 @@ from proxy.gguf.tokenizer_files import (
     PLAMO,
     RWKV,
     SENTENCEPIECE,
-    TIKTOKEN,
     TOKENIZER,
     TokenizerFiles,
     is_id,
@@ -47,7 +46,7 @@ _NUL_REPLACEMENT = "\U0001f409"
 """llama.cpp's converter writes this for the piece NUL, which would end a text in C."""
 
 
-_FILES = {"sentencepiece": SENTENCEPIECE, "rwkv": RWKV, "plamo": PLAMO, "tiktoken": TIKTOKEN}
+_FILES = {"sentencepiece": SENTENCEPIECE, "rwkv": RWKV, "plamo": PLAMO, "tiktoken": "vocabulary of tiktoken"}
 """Type of tokenizer → its file; all other types stand in tokenizer.json."""
 WITHOUT_BOS = frozenset({"plamo2", "rwkv"})
 """llama.cpp's names of the tokenizers with which it adds no BOS, whatever the metadata says (llama-vocab.cpp, b10488).

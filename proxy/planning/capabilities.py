@@ -67,6 +67,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "gpt-oss": Version(0, 11, 5),
     "granitehybrid": Version(0, 11, 5),
     "hunyuan-dense": Version(0, 11, 5),
+    "hunyuan-moe": Version(0, 11, 5),
     "hy_v3": Version(0, 32, 2),
     "jamba": Version(0, 11, 5),
     "jina-bert-v2": Version(0, 11, 5),  # older versions expect the two halves of the MLP in two tensors

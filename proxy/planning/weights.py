@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from proxy.errors import Refusal
-from proxy.gguf.tokenizer_files import PLAMO, RWKV, TIKTOKEN, TOKENIZER_CODE
+from proxy.gguf.tokenizer_files import PLAMO, RWKV, TIKTOKENS, TOKENIZER_CODE
 from proxy.planning.json_files import UPLOAD_AGAIN, as_object
 from proxy.sources.base import Repository, RepositoryFile
 
@@ -16,7 +16,7 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
-OTHER_TOKENIZERS = (RWKV, PLAMO, TIKTOKEN)
+OTHER_TOKENIZERS = (RWKV, PLAMO, *TIKTOKENS)
 TEKKEN = "tekken.json"
 COMPANIONS = (
     CONFIG,

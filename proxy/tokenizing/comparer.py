@@ -5,13 +5,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
-from proxy.gguf.tokenizer_files import SPECIALS, TIKTOKEN, TOKENIZER, TOKENIZER_CODE, TOKENIZER_CONFIG
+from proxy.gguf.tokenizer_files import SPECIALS, TOKENIZER, TOKENIZER_CODE, TOKENIZER_CONFIG, tiktoken_path
 from proxy.tokenizing.token_worker import LARGEST_ANSWER, build_question
 from proxy.tokenizing.verdict import Verdict, not_compared
 from proxy.workers.processes import LoopLock, ask_worker
 from proxy.workers.recent import RecentResults
 
-_FILES = (TOKENIZER, TIKTOKEN, *TOKENIZER_CODE, TOKENIZER_CONFIG, SPECIALS)
+_FILES = (TOKENIZER, *TOKENIZER_CODE, TOKENIZER_CONFIG, SPECIALS)
 # The worker ends itself after a minute of CPU time. This limit is for a worker that waits or shares its CPU.
 _SECONDS = 180.0
 
@@ -26,11 +26,13 @@ class Comparer:
     async def compare(self, files: Mapping[str, bytes], header: bytes, sample: str) -> Verdict:
         """`files` has the repository's small files by path.
 
-        Without a tokenizer.json or a tiktoken.model there is nothing to compare.
+        Without a tokenizer.json or a vocabulary of tiktoken there is nothing to compare.
         """
-        if TOKENIZER not in files and TIKTOKEN not in files:
+        vocabulary = tiktoken_path(files)
+        if TOKENIZER not in files and not vocabulary:
             return Verdict()
-        question = build_question({path: files[path] for path in _FILES if path in files}, header, sample)
+        asked = {path: files[path] for path in (*_FILES, vocabulary) if path in files}
+        question = build_question(asked, header, sample)
         key = await asyncio.to_thread(_digest, question)
         cached = self._results.get(key)
         if cached is not None:

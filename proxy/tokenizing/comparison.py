@@ -1,4 +1,6 @@
-"""Compares a repository's tokenizer.json or tiktoken.model with llama.cpp's reading of the GGUF made from it. Pure.
+"""Compares a repository's tokenizer with llama.cpp's reading of the GGUF made from it. Pure.
+
+The former is its tokenizer.json or its vocabulary of tiktoken.
 
 It imports the `tokenizers` package, which the server must not load: import it from `token_worker` only.
 """
@@ -16,7 +18,7 @@ from proxy.gguf.header import Field, read_header
 from proxy.gguf.special_tokens import special_texts
 from proxy.gguf.tensors import shown
 from proxy.gguf.tiktoken_vocabulary import read_tiktoken
-from proxy.gguf.tokenizer_files import SPECIALS, TIKTOKEN, TOKENIZER, TOKENIZER_CONFIG, TokenizerFiles
+from proxy.gguf.tokenizer_files import SPECIALS, TOKENIZER, TOKENIZER_CONFIG, TokenizerFiles, tiktoken_path
 from proxy.tokenizing.llama_tokenizer import LlamaTokenizer, UnknownTokenizer
 from proxy.tokenizing.sample_texts import COMMON_TEXTS, RARE_TEXTS, common_texts
 from proxy.tokenizing.verdict import Verdict, not_compared
@@ -54,7 +56,7 @@ def compare_tokenizers(files: Mapping[str, bytes], header: bytes, sample: str) -
     except UnknownTokenizer as error:
         return not_compared(f"the proxy does not know {error}")
     checks_ends = not sample and own.post_processor is not None and not _config_sets_ends(files)
-    path = TOKENIZER if TOKENIZER in files else TIKTOKEN
+    path = TOKENIZER if TOKENIZER in files else tiktoken_path(files)
     return _Comparison(own, llama, sample, path, checks_ends=checks_ends).verdict()
 
 
@@ -133,9 +135,9 @@ class _Comparison:
         if missing := list(self._missing_tokens()):
             names = ", ".join(map(shown, missing[:3]))
             yield f"tokens of {self._path} that the GGUF lacks: {len(missing)}, such as {names}"
-        if self._path == TIKTOKEN and (unmade := self._llama.unmade_tokens()):
+        if self._path != TOKENIZER and (unmade := self._llama.unmade_tokens()):
             names = ", ".join(map(shown, unmade[:3]))
-            yield f"tokens of {TIKTOKEN} that llama.cpp never makes of words: {len(unmade)}, such as {names}"
+            yield f"tokens of {self._path} that llama.cpp never makes of words: {len(unmade)}, such as {names}"
         specials = [at for at, token in self._added.items() if token.special and at < len(self._llama.texts)]
         used_first = sorted(specials, key=lambda token_id: token_id not in self._used)[:_MAX_SPECIALS]
         wrong = [self._added[token_id].content for token_id in used_first if self._difference_around(token_id)]

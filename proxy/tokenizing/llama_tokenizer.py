@@ -87,7 +87,9 @@ class LlamaTokenizer:
         return [*ids, *self._end()] if add_special else ids
 
     def unmade_tokens(self) -> list[str]:
-        """The tokens of a byte-level BPE that consist of several bytes and that no merge makes."""
+        """The tokens of a byte-level BPE that llama.cpp makes of no word: of several bytes, and no merge has them."""
+        if self.pre in _WHOLE_WORDS:
+            return []
         made = {merge.replace(" ", "") for merge in self._value("merges")}
         normal = (text for text, kind in zip(self.texts, self._types, strict=True) if kind == PieceType.NORMAL)
         return [text for text in normal if len(text) > 1 and text not in made]

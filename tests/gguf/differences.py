@@ -23,6 +23,8 @@ _PLAMO_BOS = "llama.cpp adds none with this tokenizer (b10488), but with the key
 _PADDING = "a text never contains these tokens; with the converter's score, llama.cpp finds them in one"
 _TEMPERATURE = "llama.cpp's converter leaves it out, but its loader and graph use it"
 _BOS = "Ollama's own engine assumes true if it is missing, and llama.cpp's converter sets it only with a tokenizer.json"
+_HUNYUAN_BOS = "llama.cpp's converter always writes the number that the published models have"
+_GLM_ENDS = "llama.cpp's converter writes it where GLM-4 has a tokenizer.json"
 _THOUGHTS = "llama.cpp's converter makes <think> special, which hides it in an answer; tokenizer_config.json does not"
 _THINK = {"tokenizer.ggml.token_type": ("<think> and </think> are user-defined", _THOUGHTS)}
 ONLY_OURS: Mapping[str, Mapping[str, str]] = {
@@ -55,11 +57,19 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
         "modern-bert.attention.layer_norm_epsilon": _OLD_FORM,
         "modern-bert.attention.sliding_window_pattern": _OLD_FORM,
     },
+    "chatglm": {"tokenizer.ggml.eos_token_id": _GLM_ENDS, "tokenizer.ggml.eot_token_id": _GLM_ENDS},
+    "hunyuan_moe": {"tokenizer.ggml.add_bos_token": _BOS},
+    "hunyuan_tiktoken": {"tokenizer.ggml.add_bos_token": _BOS},
     "kimi_k2": {"tokenizer.ggml.add_bos_token": _BOS},
     "kimi_linear": {"tokenizer.ggml.add_bos_token": _BOS},
     "neo_bert": {"neo-bert.attention.head_count_kv": _HEADS},
     "nomic_bert": {"nomic-bert.attention.head_count_kv": _HEADS},
     "nomic_bert_moe": {"nomic-bert-moe.attention.head_count_kv": _HEADS},
+    "qwen1": {
+        "qwen.attention.head_count_kv": _HEADS,
+        "qwen.attention.layer_norm_rms_epsilon": "llama.cpp's loader needs it",
+        "tokenizer.ggml.add_bos_token": _BOS,
+    },
     "plamo2": {"tokenizer.chat_template": "llama.cpp's converter leaves it out"},
     "roberta": {"bert.attention.head_count_kv": _HEADS},
     "gptneox": {"general.file_type": _FILE_TYPE},
@@ -91,6 +101,11 @@ OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
             True,
             "llama.cpp's converter follows norm_topk_prob, which transformers ignores with a softmax",
         )
+    },
+    "hunyuan_moe": {"tokenizer.ggml.bos_token_id": (371, _HUNYUAN_BOS)},
+    "hunyuan_tiktoken": {"tokenizer.ggml.bos_token_id": (370, _HUNYUAN_BOS)},
+    "qwen1": {
+        "qwen.context_length": (2048, "beyond it, its authors' code changes RoPE and attention; llama.cpp does not"),
     },
     "mimo_v2": {
         "mimo2.attention.sliding_window": (

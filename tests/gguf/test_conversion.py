@@ -104,6 +104,7 @@ def test_rows_that_rope_rotates_are_permuted_in_each_head() -> None:
 def test_every_family_has_a_repository() -> None:
     architectures = {tiny.architecture for tiny in REPOSITORIES.values()}
     same_as_others = {
+        "ChatGLMForConditionalGeneration",
         "Ernie4_5_ForCausalLM",
         "ExaoneMoEForCausalLM",
         "LFM2ForCausalLM",

@@ -13,7 +13,16 @@ from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.sentencepiece import PieceType
 from proxy.gguf.tiktoken_vocabulary import read_tiktoken
 from proxy.gguf.tokenizer_files import TokenizerFiles
-from tests.gguf.tiny_repositories.tiktoken import CODE, PATTERNS, RESERVED, VOCABULARY, token_lines
+from tests.gguf.tiny_repositories.tiktoken import (
+    CODE,
+    GLM,
+    GLM_CODE,
+    LISTED,
+    PATTERNS,
+    RESERVED,
+    VOCABULARY,
+    token_lines,
+)
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan
 from tests.kit.tiny_conversions import repository, with_tokenizer_config
@@ -142,3 +151,82 @@ def test_added_token_with_the_id_of_another_is_refused() -> None:
 def test_two_special_tokens_with_one_text_are_refused() -> None:
     with pytest.raises(CannotConvert, match=rf"{CONFIG} has two tokens with the text '\[BOS\]'"):
         plan(with_config(added_tokens_decoder={str(at): {"content": "[BOS]"} for at in (369, 370)}))
+
+
+HUNYUAN, HUNYUAN_CODE = "hy.tiktoken", "tokenization_hy.py"
+
+
+def with_code(name: str, path: str, old: str, new: str) -> dict[str, bytes]:
+    files = repository(name)
+    assert old.encode() in files[path]
+    return {**files, path: files[path].replace(old.encode(), new.encode())}
+
+
+@pytest.mark.parametrize(("name", "path"), [("hunyuan_moe", HUNYUAN), ("qwen1", "qwen.tiktoken")])
+def test_special_tokens_are_those_of_the_code(name: str, path: str) -> None:
+    """They follow the vocabulary, and each is special."""
+    made = metadata(repository(name))
+    types = dict(zip(made["tokenizer.ggml.tokens"], made["tokenizer.ggml.token_type"], strict=True))
+    assert tuple(types)[-len(LISTED[path]) :] == LISTED[path]
+    assert [text for text, kind in types.items() if kind == PieceType.CONTROL] == list(LISTED[path])
+
+
+def test_special_tokens_may_start_after_the_vocabulary_without_a_number() -> None:
+    """So does the first code of Qwen."""
+    files = repository("qwen1")
+    code = files["tokenization_qwen.py"]
+    older = b"\n".join(line for line in code.splitlines() if not line.startswith(b"SPECIAL"))
+    older += b"\nSPECIAL_TOKENS = (\n    ENDOFTEXT,\n    IMSTART,\n    IMEND,\n) + EXTRAS\n"
+    assert plan({**files, "tokenization_qwen.py": older}).header == plan(files).header
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("PAT_STR = r", "PATTERN = r", "splits texts in an unknown way"),
+        ("# PAT_STR", "PAT_STR", "splits texts in an unknown way"),
+        (r"|\p{N}|", r"|\p{N}{1,2}|", "splits texts in an unknown way"),
+        ("SPECIAL_START_ID = ", "SPECIAL_START_ID = 1", "has the first special token at another place"),
+        ("EXTRAS = tuple(", "EXTRAS = list(", "lists the special tokens in an unknown way"),
+        ("+ EXTRAS", "+ OTHERS", "lists the special tokens in an unknown way"),
+        ("BOSTOKEN = ", "BEGIN = ", "lists the special tokens in an unknown way"),
+    ],
+)
+def test_code_that_says_something_else_is_refused(old: str, new: str, reason: str) -> None:
+    with pytest.raises(CannotConvert, match=reason):
+        plan(with_code("hunyuan_moe", HUNYUAN_CODE, old, new))
+
+
+def test_more_words_from_another_file_are_refused() -> None:
+    files = with_tokenizer_config("hunyuan_moe", extra_vocab_file="more.tiktoken")
+    with pytest.raises(CannotConvert, match="lists the special tokens in an unknown way"):
+        plan(files)
+
+
+def test_pattern_may_be_an_ordinary_text() -> None:
+    """GLM-4's has each backslash twice. By this name, llama.cpp does not merge a word that is a token either."""
+    made = metadata(repository("chatglm"))
+    assert made["tokenizer.ggml.pre"] == "llama-bpe"
+    assert made["tokenizer.ggml.add_bos_token"] is False
+    with pytest.raises(CannotConvert, match=f"{GLM_CODE} splits texts in an unknown way"):
+        plan(with_code("chatglm", GLM_CODE, "{1,3}", "{1,2}"))
+
+
+def test_glm_4s_special_tokens_are_all_named() -> None:
+    files = repository("chatglm")
+    listed = b'        self.special_tokens = ["<|endoftext|>", "[MASK]",\n            "%s"]\n'
+    same = {**files, GLM_CODE: files[GLM_CODE] + listed % b"<|user|>"}
+    assert plan(same).header == plan(files).header
+    for other in (
+        {**files, GLM_CODE: files[GLM_CODE] + listed % b"<|observation|>"},
+        with_tokenizer_config("chatglm", added_tokens_decoder={}),
+    ):
+        with pytest.raises(CannotConvert, match=f"{CONFIG} does not name all special tokens"):
+            plan(other)
+
+
+def test_pieces_named_like_glm_4s_vocabulary_are_refused() -> None:
+    """llama.cpp would find ChatGLM 3's token `eop` in each "people"."""
+    files = {**repository("chatglm"), GLM: repository("llama_pieces")[GLM]}
+    with pytest.raises(CannotConvert, match="the special tokens sop and eop within words, such as people"):
+        plan(files)

@@ -11,7 +11,7 @@ import json
 import struct
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,9 +20,18 @@ from typing import Any
 from tests.gguf.packing.rows import as_plain
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.byte_level import byte_characters
-from tests.gguf.tiny_repositories.repository import FEED_FORWARD, HEAD, HIDDEN, KV_HEADS, LAYERS
+from tests.gguf.tiny_repositories.repository import FEED_FORWARD, HEAD, HEADS, HIDDEN, KV_HEADS, LAYERS
 from tests.gguf.tiny_repositories.schemes import PACKED
-from tests.gguf.tiny_repositories.tiktoken import PATTERNS, RESERVED, VOCABULARY
+from tests.gguf.tiny_repositories.tiktoken import (
+    CHATGLM_PATTERN,
+    GLM,
+    GLM_CODE,
+    LISTED,
+    PATTERN,
+    PATTERNS,
+    RESERVED,
+    VOCABULARY,
+)
 from tests.gguf.tiny_repositories.tokenizer import SPACE, WORDS, dump
 from tests.real import mlx_oracle, plamo_oracle, rwkv_oracle
 
@@ -110,6 +119,33 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
         "logits_scaling": HIDDEN / 128,
         "attention_multiplier": HEAD**-0.5,
     },
+    # transformers 5.24 reads the size of HunYuan's heads under this name alone.
+    "hunyuan_moe": {"head_dim": HIDDEN // 2},
+    # transformers has no class for the first Qwen. Qwen 2's class computes the same in texts of up to `seq_length`.
+    "qwen1": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "intermediate_size": FEED_FORWARD,
+        "num_key_value_heads": HEADS,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 20000.0,
+    },
+    # transformers has no class for GLM-4 in its authors' form, only for the same model with other names.
+    "chatglm": {
+        "architectures": ["GlmForCausalLM"],
+        "model_type": "glm",
+        "vocab_size": REPOSITORIES["chatglm"].change["padded_vocab_size"],
+        "num_hidden_layers": LAYERS,
+        "intermediate_size": FEED_FORWARD,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD,
+        "rms_norm_eps": 1e-4,
+        "rope_theta": 50000.0,
+        "partial_rotary_factor": 0.5,
+        "attention_bias": True,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    },
     # transformers has no class for XVERSE. Llama's class computes the same.
     "xverse": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
     # These are Llamas: layers that are alike, one loop, and biases by another key.
@@ -123,6 +159,31 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
     "pangu": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": True},
 }
 """Changes of config.json with which transformers computes the same as the repository's own code."""
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "chatglm": {
+        "transformer.encoder.layers.": "model.layers.",
+        "transformer.embedding.word_embeddings": "model.embed_tokens",
+        "transformer.encoder.final_layernorm": "model.norm",
+        "transformer.output_layer": "lm_head",
+        ".self_attention.query_key_value": ".self_attn.W_pack",
+        ".self_attention.dense": ".self_attn.o_proj",
+        ".mlp.dense_h_to_4h": ".mlp.gate_up_proj",
+        ".mlp.dense_4h_to_h": ".mlp.down_proj",
+    },
+    "qwen1": {
+        "transformer.h.": "model.layers.",
+        "transformer.wte": "model.embed_tokens",
+        "transformer.ln_f": "model.norm",
+        ".attn.c_attn": ".self_attn.W_pack",
+        ".attn.c_proj": ".self_attn.o_proj",
+        ".ln_1": ".input_layernorm",
+        ".ln_2": ".post_attention_layernorm",
+        ".mlp.w1": ".mlp.up_proj",
+        ".mlp.w2": ".mlp.gate_proj",
+        ".mlp.c_proj": ".mlp.down_proj",
+    },
+}
+"""Parts of the tensors' names, and what stands for them in the class of READ_AS."""
 NOT_AUTOMATIC: Mapping[str, str] = {"mistral4": "Mistral4ForCausalLM"}
 """Model type → its class, where AutoModelForCausalLM knows none."""
 OTHER_PACKAGES = {kind: module.load for module in (plamo_oracle, rwkv_oracle) for kind in module.MODEL_TYPES}
@@ -194,7 +255,12 @@ def text_alone(name: str) -> Mapping[str, bytes]:
     files = tiny.files()
     if tiny.part_of is None:
         config = {**json.loads(files["config.json"]), **READ_AS.get(name, {})}
-        divided_files = {path: divided(content) for path, content in files.items() if path.endswith(".safetensors")}
+        groups = config.get("num_key_value_heads", HEADS)
+        divided_files = {
+            path: divided(content, (config.get("num_attention_heads", HEADS), groups, groups), RENAMED.get(name, {}))
+            for path, content in files.items()
+            if path.endswith(".safetensors")
+        }
         return {**files, **divided_files, "config.json": dump(config)}
     whole = json.loads(files["config.json"])
     config = {**whole, **whole["text_config"]}
@@ -212,20 +278,26 @@ def text_alone(name: str) -> Mapping[str, bytes]:
     return {**files, "config.json": dump(config), "model.safetensors": weights}
 
 
-def divided(content: bytes) -> bytes:
-    """A safetensors file in which Q, K and V are tensors of their own, where Baichuan has them below each other."""
+def divided(content: bytes, heads: Sequence[int], renamed: Mapping[str, str]) -> bytes:
+    """A safetensors file with other names, and with Q, K and V in tensors of their own.
+
+    Baichuan has them below each other, in a tensor W_pack. `heads` are the numbers of heads of the three.
+    """
     size = struct.unpack("<Q", content[:8])[0]
     header: dict[str, Any] = {}
-    for name, entry in json.loads(content[8 : 8 + size]).items():
-        if not name.endswith(".W_pack.weight"):
+    for original, entry in json.loads(content[8 : 8 + size]).items():
+        name = original
+        for part, other in renamed.items():
+            name = name.replace(part, other)
+        if ".W_pack." not in name:
             header[name] = entry
             continue
-        (rows, columns), (start, stop) = entry["shape"], entry["data_offsets"]
-        part = (stop - start) // 3
-        for at, letter in enumerate("qkv"):
-            offsets = [start + at * part, start + (at + 1) * part]
-            other = name.replace("W_pack", f"{letter}_proj")
-            header[other] = {**entry, "shape": [rows // 3, columns], "data_offsets": offsets}
+        start, stop = entry["data_offsets"]
+        for count, letter in zip(heads, "qkv", strict=True):
+            end = start + (stop - entry["data_offsets"][0]) * count // sum(heads)
+            shape = [entry["shape"][0] * count // sum(heads), *entry["shape"][1:]]
+            header[name.replace("W_pack", f"{letter}_proj")] = {**entry, "shape": shape, "data_offsets": [start, end]}
+            start = end
     written = json.dumps(header).encode()
     return struct.pack("<Q", len(written)) + written + content[8 + size :]
 
@@ -251,17 +323,21 @@ def shown(tokens: list[str | None], special: set[str]) -> list[str | None]:
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """The tokenizer in transformers. For tiktoken.model, transformers' reading of such files with Kimi's pattern."""
+    """The tokenizer in transformers. For a vocabulary of tiktoken, transformers' reading with its authors' pattern."""
     transformers = import_module("transformers")
-    if not (folder / VOCABULARY).exists():
+    path = next((one for one in (VOCABULARY, *LISTED, GLM) if (folder / one).exists()), None)
+    if path is None or (path == GLM and not (folder / GLM_CODE).exists()):
         return transformers.AutoTokenizer.from_pretrained(folder)
     config = json.loads((folder / "tokenizer_config.json").read_bytes())
-    named = {int(at): token["content"] for at, token in config["added_tokens_decoder"].items()}
-    first = len((folder / VOCABULARY).read_bytes().splitlines())
-    specials = [named.get(at, f"<|reserved_token_{at}|>") for at in range(first, first + RESERVED)]
+    named = {int(at): token["content"] for at, token in config.get("added_tokens_decoder", {}).items()}
+    first = len((folder / path).read_bytes().splitlines())
+    reserved = [named.get(at, f"<|reserved_token_{at}|>") for at in range(first, first + RESERVED)]
+    specials = list(named.values()) if path == GLM else list(LISTED.get(path, reserved))
+    pattern = CHATGLM_PATTERN if path == GLM else PATTERN if path in LISTED else "|".join(PATTERNS)
     slow = import_module("transformers.convert_slow_tokenizer")
-    converter = slow.TikTokenConverter(str(folder / VOCABULARY), "|".join(PATTERNS), extra_special_tokens=specials)
-    names = {key: config[key] for key in ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")}
+    converter = slow.TikTokenConverter(str(folder / path), pattern, extra_special_tokens=specials)
+    kept = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
+    names = {key: config[key] for key in kept if key in config}
     return transformers.PreTrainedTokenizerFast(tokenizer_object=converter.converted(), **names)
 
 
@@ -294,7 +370,8 @@ def oracle(folder: Path) -> Oracle:
     rows: list[str | None] = [None] * len(logits([0]))
     texts = shown(tokens, added | set(tokenizer.all_special_tokens))
     rows[: len(texts)] = texts
-    begins = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    has_template = tokenizer.chat_template is not None
+    begins = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False) if has_template else ""
     # With the proxy's GGUF, a raw prompt begins with BOS if the chat template does.
     first = [tokenizer.bos_token_id] if begins.startswith(tokenizer.bos_token or "\0") else []
 

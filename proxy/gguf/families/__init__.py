@@ -17,6 +17,7 @@ from proxy.gguf.families.bailingmoe3 import BAILING_MOE3
 from proxy.gguf.families.bamba import BAMBA
 from proxy.gguf.families.bert import BERT, DISTIL_BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.bloom import BLOOM
+from proxy.gguf.families.chatglm import CHATGLM
 from proxy.gguf.families.cohere import COHERE, COHERE2, COHERE2_MOE
 from proxy.gguf.families.dbrx import DBRX
 from proxy.gguf.families.deci import DECI
@@ -37,7 +38,7 @@ from proxy.gguf.families.gpt2 import GPT2, STARCODER
 from proxy.gguf.families.gpt_neox import GPT_NEOX
 from proxy.gguf.families.gpt_oss import GPT_OSS
 from proxy.gguf.families.granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
-from proxy.gguf.families.hunyuan import HUNYUAN
+from proxy.gguf.families.hunyuan import HUNYUAN, HUNYUAN_MOE
 from proxy.gguf.families.hy_v3 import HY_V3
 from proxy.gguf.families.internlm2 import INTERNLM2
 from proxy.gguf.families.internlm3 import INTERNLM3
@@ -70,6 +71,7 @@ from proxy.gguf.families.pangu import PANGU_EMBEDDED
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.plamo import PLAMO, PLAMO2, PLAMO3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
+from proxy.gguf.families.qwen1 import QWEN1
 from proxy.gguf.families.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_5_MOE_MULTIMODAL, QWEN3_5_MULTIMODAL, QWEN3_NEXT
 from proxy.gguf.families.rwkv6 import RWKV6
 from proxy.gguf.families.rwkv7 import RWKV7
@@ -94,6 +96,8 @@ FAMILIES: Mapping[str, Family] = {
     "BertModel": BERT,
     "BloomForCausalLM": BLOOM,
     "CamembertModel": XLM_ROBERTA,
+    "ChatGLMForConditionalGeneration": CHATGLM,
+    "ChatGLMModel": CHATGLM,
     "Cohere2ForCausalLM": COHERE2,
     "Cohere2MoeForCausalLM": COHERE2_MOE,
     "CohereForCausalLM": COHERE,
@@ -139,6 +143,7 @@ FAMILIES: Mapping[str, Family] = {
     "GraniteMoeHybridForCausalLM": GRANITE_HYBRID,
     "GraniteMoeSharedForCausalLM": GRANITE_MOE,
     "HunYuanDenseV1ForCausalLM": HUNYUAN,
+    "HunYuanMoEV1ForCausalLM": HUNYUAN_MOE,
     "HYV3ForCausalLM": HY_V3,
     "InternLM2ForCausalLM": INTERNLM2,
     "InternLM3ForCausalLM": INTERNLM3,
@@ -201,6 +206,7 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3Model": QWEN3,
     "Qwen3MoeForCausalLM": QWEN3_MOE,
     "Qwen3NextForCausalLM": QWEN3_NEXT,
+    "QWenLMHeadModel": QWEN1,
     "RobertaModel": ROBERTA,
     "RWForCausalLM": REFINED_WEB,
     "Rwkv6ForCausalLM": RWKV6,
