@@ -26,6 +26,12 @@ _CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LEADING = r"[^\r\n\p{L}\p{N}]?"
 
 
+def spaces_by_powers() -> str:
+    """The pattern of Jais 2 for several spaces: as many as a power of two are one part."""
+    counts = [f"{{{2**power}}}" for power in range(9, 1, -1)] + ["{1,2}"]
+    return "|".join(rf"\s{count}(?!\S)" for count in counts) + r"|\s{1}"
+
+
 def _with_contractions(digits: str) -> list[str]:
     """Patterns like Llama 3's, with contractions written in each of two ways."""
     return [f"{head}{_WORD}|{digits}{_TAIL}" for head in (_CONTRACTIONS, _CONTRACTIONS_IN_FULL)]
@@ -57,6 +63,7 @@ _BYTE_LEVEL_WORDS = ("ByteLevel", True)
 _INDIVIDUAL_DIGITS = ("Digits", True)
 
 _SINGLE_DIGITS, _DIGIT_TRIPLES = _with_contractions(r"\p{N}"), _with_contractions(r"\p{N}{1,3}")
+_JAIS_2 = _DIGIT_TRIPLES[0].removesuffix(r"\s+(?!\S)|\s+") + spaces_by_powers()
 _QWEN35 = (
     f"{_CONTRACTIONS}|{_LEADING}[\\p{{L}}\\p{{M}}]+|\\p{{N}}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -91,6 +98,7 @@ PRE_TOKENIZER_NAMES: Mapping[tuple[Fingerprint, bool], str] = {
     **{(steps, True): "tekken" for steps in _matched(_TEKKEN)},
     **{(steps, False): "gpt-4o" for steps in _matched(_GPT_4O)},
     (_split(_KIMI), False): "kimi-k2",
+    **{(steps, False): "jais-2" for steps in _matched(_JAIS_2)},
     (_split(_RIGHT_TRIPLES, _GPT_4O), False): "tiny_aya",
     **{(steps, False): "exaone-moe" for steps in _matched(_EXAONE_MOE)},
     **{(steps, False): "seed-coder" for steps in _matched(_SEED)},

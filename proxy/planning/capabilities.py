@@ -69,6 +69,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "hunyuan-dense": Version(0, 11, 5),
     "hunyuan-moe": Version(0, 11, 5),
     "hy_v3": Version(0, 32, 2),
+    "jais2": LLAMA_SERVER,
     "jamba": Version(0, 11, 5),
     "jina-bert-v2": Version(0, 11, 5),  # older versions expect the two halves of the MLP in two tensors
     "kimi-linear": LLAMA_SERVER,
@@ -119,6 +120,7 @@ PRE_TOKENIZER_SINCE: Mapping[str, Version] = {
     CASED: LLAMA_SERVER,  # Ollama's own engine turns all letters into lower case
     "exaone-moe": LLAMA_SERVER,
     "gpt-4o": Version(0, 5, 13),
+    "jais-2": LLAMA_SERVER,
     "kimi-k2": Version(0, 11, 5),
     "laguna": Version(0, 32, 3),
     "qwen35": LLAMA_SERVER,

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
-from proxy.gguf.pretokenizers import CASED_LETTERS
+from proxy.gguf.pretokenizers import CASED_LETTERS, spaces_by_powers
 
 _ENDINGS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -58,6 +58,7 @@ PATTERNS: Mapping[str, tuple[str, ...]] = {
         f"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\\p{{N}}{{1,3}}{_CASED_TAIL}",
     ),
     "kimi-k2": (_KIMI_K2,),
+    "jais-2": (_THREES.removesuffix(r"\s+(?!\S)|\s+") + spaces_by_powers(),),
     "tiny_aya": (_TRIPLES_FROM_THE_END, _TINY_AYA),
     "exaone-moe": (_EXAONE_MOE,),
     "seed-coder": (_SEED,),

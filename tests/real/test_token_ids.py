@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(300)
 
 BY_NAME = {name: cut for cut, name in PRE_TOKENIZER_NAMES.items()}
 """One split pattern for each name. Other patterns with this name are the same: llama.cpp uses only the name."""
-SINCE = {"exaone-moe": (0, 30), "laguna": (0, 32, 3), "qwen35": (0, 30), "tiny_aya": (0, 30)}
+SINCE = {"exaone-moe": (0, 30), "jais-2": (0, 30), "laguna": (0, 32, 3), "qwen35": (0, 30), "tiny_aya": (0, 30)}
 CHAT = ("[INST] hi [/INST] yo <think> x</s>", "[INST]\u00a0  two", "<s>[INST]")
 CONTEXT = 2048
 

@@ -54,6 +54,10 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
         "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
     ),
     **dict.fromkeys(("llama-bpe", "smaug-bpe"), _split(HEAD_PATTERN + r"|\p{N}{1,3}" + TAIL)),
+    "jais-2": _split(
+        HEAD_PATTERN + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)"
+        r"|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}"
+    ),
     "qwen2": _split(HEAD_PATTERN + r"|\p{N}" + TAIL),
     "gpt-4o": _split(
         rf"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}{_CASED_TAIL}"

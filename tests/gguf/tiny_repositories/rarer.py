@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from tests.gguf.tiny_repositories.byte_level import byte_pairs
 from tests.gguf.tiny_repositories.experts import bailing_moe2
 from tests.gguf.tiny_repositories.gemma import gemma4_pieces
 from tests.gguf.tiny_repositories.plamo_tokens import plamo_tokens
@@ -54,6 +55,15 @@ def _plamo(weights: Weights) -> None:
         weights.linear(f"{layer}mlp.down_proj", HIDDEN, FEED_FORWARD)
 
 
+def _jais2(weights: Weights) -> None:
+    weights.ends(bias=True)
+    for layer in weights.layers():
+        weights.norms(layer, bias=True)
+        weights.attention(layer, bias="qkvo")
+        weights.linear(f"{layer}mlp.up_proj", FEED_FORWARD, HIDDEN, bias=True)
+        weights.linear(f"{layer}mlp.down_proj", HIDDEN, FEED_FORWARD, bias=True)
+
+
 def _plamo_mamba(weights: Weights, mixer: str) -> None:
     config = weights.config
     heads, states, time_steps = config["mamba_num_heads"], config["mamba_d_state"], 64
@@ -85,6 +95,21 @@ def _plamo_13b(weights: Weights) -> None:
 
 
 REPOSITORIES: dict[str, Tiny] = {
+    "jais2": Tiny(
+        "Jais2ForCausalLM",
+        "jais2",
+        _jais2,
+        lambda: byte_pairs("jais-2"),
+        {
+            "attention_bias": True,
+            "hidden_act": "relu2",
+            "layer_norm_eps": 1e-4,
+            "mlp_bias": True,
+            "num_key_value_heads": HEADS,
+            "rope_theta": 20000.0,
+        },
+        drop=("rms_norm_eps",),
+    ),
     "plamo": Tiny(
         "PlamoForCausalLM",
         "plamo",
