@@ -1,7 +1,8 @@
 """Applies a family's rules to the tensors of safetensors files. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from math import prod
 
 from proxy.gguf.apply_qkv import merged_qkv, mla_kv_b, permuted, split_qkv, ungrouped
@@ -16,6 +17,7 @@ from proxy.gguf.families.rules import (
     MergedQkv,
     MlaKvB,
     Mxfp4Experts,
+    Numbers32,
     Padded,
     Permuted,
     PermutedHeads,
@@ -34,7 +36,16 @@ from proxy.gguf.families.rules import (
 )
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.plain_targets import f32_steps, listed_sum, plain_target, wrong_shape
-from proxy.gguf.tensor_sources import MATRIX, TYPES, LocatedTensor, MatchedTensor, SourceRange, Target
+from proxy.gguf.tensor_sources import (
+    MATRIX,
+    TYPES,
+    LocatedTensor,
+    MatchedTensor,
+    Mxfp4Pieces,
+    PackedTensor,
+    SourceRange,
+    Target,
+)
 from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.gguf.transforms import (
     MXFP4_BYTES,
@@ -43,16 +54,14 @@ from proxy.gguf.transforms import (
     exponential,
     interleave,
     pick_part,
-    repack_mxfp4,
     repeat,
     scale,
+    to_i32,
     transpose,
 )
 
 _STACK = 3
 """The number of dimensions of a stack of matrices."""
-_MAX_SCALES = 4 * 1024 * 1024
-"""Bytes of MXFP4 scales that may be held while their blocks are read."""
 _MIN_RANGE = 1 << 15
 """Heads of fewer bytes get no range of their own; they are reordered in memory."""
 
@@ -90,6 +99,8 @@ def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
             return list(ungrouped(rule, config, tensor))
         case Reordered():
             return [_reordered(rule, config, tensor)]
+        case Numbers32():
+            return [_numbers32(rule, config, tensor)]
         case Reshaped():
             return [_reshaped(rule, config, tensor)]
         case RowsFrom():
@@ -121,30 +132,22 @@ def apply_mxfp4(rule: Mxfp4Experts, tensor: MatchedTensor, scales: LocatedTensor
     # This needs numpy, whose import takes 0.1 s.
     from proxy.gguf.packing.microscaling import Part, mxfp4_rows
 
-    matrices, rows, groups = scales.shape
-    step = max(_MAX_SCALES // (groups * count), 1) * count
-    spans = [(first, min(first + step, matrices * rows)) for first in range(0, matrices * rows, step)]
-    targets = []
-    for index, name in enumerate(rule.names):
-        transform = repack_mxfp4(groups, count, index)
-        pieces = [
-            replace(
-                tensor.rows(*span, size=groups * MXFP4_BYTES),
-                transform=transform,
-                beside=(scales.beside(*span, size=groups),),
-            )
-            for span in spans
-        ]
-        info = TensorInfo(tensor.new_name(name), (32 * groups, rows // count, matrices), TensorType.MXFP4)
-        packed = mxfp4_rows(tensor, scales, Part(count, index))
-        numbers, size = LocatedTensor(tensor.path, tensor.name, packed), WIDTHS["F32"] * info.shape[0]
-        f32_pieces = [numbers.rows(first // count, stop // count, size=size) for first, stop in spans]
-        targets.append(Target(info, tuple(pieces), in_source_order=False, f32_pieces=tuple(f32_pieces)))
-    return targets
+    rows = [mxfp4_rows(tensor, scales, Part(count, index)) for index in range(count)]
+    return [
+        _mxfp4(tensor.new_name(name), one.shape, [one.in_mxfp4()]) for name, one in zip(rule.names, rows, strict=True)
+    ]
 
 
-def apply_stacked(name: str, count: int, tensors: Mapping[int, LocatedTensor]) -> Target:
-    """Stacks `count` source tensors by their numbers. Raises CannotConvert if one is missing, or differs in shape."""
+def _mxfp4(name: str, shape: Sequence[int], pieces: Sequence[Mxfp4Pieces]) -> Target:
+    """A stack of matrices that stay in MXFP4."""
+    info = TensorInfo(name, tuple(reversed(shape)), TensorType.MXFP4)
+    kept, f32 = (tuple(chain.from_iterable(parts)) for parts in zip(*pieces, strict=True))
+    return Target(info, kept, in_source_order=False, f32_pieces=f32)
+
+
+def apply_stacked(name: str, rule: Stacked, config: ModelConfig, tensors: Mapping[int, LocatedTensor]) -> Target:
+    """Stacks source tensors by their numbers. Raises CannotConvert if one is missing, or differs in shape."""
+    count = rule.count(config)
     if len(tensors) != count or max(tensors) >= count:
         raise CannotConvert(f"{name} needs {count} tensors, but the weights have {len(tensors)}")
     ordered = [tensors[number] for number in range(count)]
@@ -152,6 +155,10 @@ def apply_stacked(name: str, count: int, tensors: Mapping[int, LocatedTensor]) -
     for tensor in ordered:
         if (tensor.shape, tensor.dtype) != (first.shape, first.dtype):
             raise CannotConvert(f"{tensor.name} differs from {first.name} in shape or type")
+    packed = [tensor.source for tensor in ordered if rule.keeps_mxfp4 and isinstance(tensor.source, PackedTensor)]
+    kept = [pieces for one in packed if (pieces := one.in_mxfp4())]
+    if len(kept) == count:
+        return _mxfp4(name, (count, *first.shape), kept)
     return plain_target(first, name, (count, *first.shape), [tensor.rows() for tensor in ordered])
 
 
@@ -241,6 +248,11 @@ def _reshaped(rule: Reshaped, config: ModelConfig, tensor: MatchedTensor) -> Tar
     elif rule.offset:
         steps = [add(tensor.dtype, rule.offset)]
     return Target(info, (tensor.rows().then(steps),))
+
+
+def _numbers32(rule: Numbers32, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    info = TensorInfo(tensor.new_name(rule.name), tensor.shape[::-1], TensorType.I32)
+    return Target(info, (tensor.rows().then([to_i32(tensor.dtype, tensor.name, rule.count(config))]),))
 
 
 def _rows_from(rule: RowsFrom, config: ModelConfig, tensor: MatchedTensor) -> Target:

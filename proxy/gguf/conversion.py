@@ -162,6 +162,8 @@ def _convert(
     check_settings(family, settings, weights)
     targets = plan_targets(family, settings, weights)
     sources = tuple(target.info for target in targets)
+    if family.keeps_experts(config) and all(source.type != TensorType.MXFP4 for source in sources):
+        raise CannotConvert("config.json has experts in MXFP4 (FP4), and the weights have none")
     kept, problem = try_to_keep(family.architecture, forms, targets)
     quantization = choose(quantization, problem)
     file_type = quantization or _file_type(weights, sources)

@@ -84,7 +84,7 @@ SIGMOID_GATE = always("expert_gating_func", Field.uint32(GATES["sigmoid"]))
 _GATE_NAMES = ("score_function", "scoring_func", "score_func", "moe_router_activation", "moe_router_activation_func")
 
 
-def _gate(config: ModelConfig) -> Pairs:
+def router_function(config: ModelConfig) -> Pairs:
     name = config.find(*_GATE_NAMES)
     if name is None:
         return
@@ -145,7 +145,7 @@ BASIC: tuple[Writer, ...] = (
     count("expert_used_count", "num_experts_per_tok", "num_experts_per_token", "top_k_experts"),
     count("expert_group_count", "n_group"),
     count("expert_group_used_count", "topk_group"),
-    _gate,
+    router_function,
     count("attention.key_length", "head_dim"),
     count("attention.value_length", "head_dim"),
 )

@@ -94,6 +94,7 @@ class _Sizes:
             **latent,
             **self._delta_net(attention, latent),
             **self._indexer(),
+            **self._compression(block, attention),
             **self._feed_forward(block),
             **self._state_space(),
             **self._rwkv(block),
@@ -106,6 +107,7 @@ class _Sizes:
         return {
             "n_embd": n_embd,
             "2n_embd": 2 * n_embd,
+            "4n_embd": 4 * n_embd,
             "n_vocab": self.metadata["tokenizer.ggml.tokens"].length,
             "n_ctx": self.read("context_length"),
             "n_types": types.value if types is not None and isinstance(types.value, int) else 0,
@@ -171,7 +173,24 @@ class _Sizes:
     def _indexer(self) -> dict[str, int]:
         """Sizes of the indexer of DeepSeek's sparse attention."""
         heads, size = self.read("attention.indexer.head_count"), self.read("attention.indexer.key_length")
-        return {"n_indexer_head": heads, "n_embd_indexer_head": size, "n_q_indexer": heads * size}
+        return {
+            "n_indexer_head": heads,
+            "n_embd_indexer_head": size,
+            "2n_embd_indexer_head": 2 * size,
+            "n_q_indexer": heads * size,
+        }
+
+    def _compression(self, block: int | None, attention: Mapping[str, int]) -> dict[str, int]:
+        """Sizes of DeepSeek V4's compressed attention and grouped output."""
+        ratio = self.read("attention.compress_ratios", 0, block)
+        groups, rank = self.read("attention.output_group_count"), self.read("attention.output_lora_rank")
+        return {
+            "n_ratio": ratio,
+            # With the smallest ratio, the groups of tokens that become a key overlap.
+            "n_compressed": attention["n_embd_head"] * (2 if ratio == 4 else 1),  # noqa: PLR2004
+            "n_q/n_groups": attention["n_q"] // groups if groups else 0,
+            "n_groups*o_lora_rank": groups * rank,
+        }
 
     def _feed_forward(self, block: int | None) -> dict[str, int]:
         n_ff = self.read("feed_forward_length", 0, block)
@@ -185,6 +204,7 @@ class _Sizes:
             "2n_ff_exp": 2 * n_ff_exp,
             "n_ff_shexp": self.read("expert_shared_feed_forward_length", shared),
             "n_expert": self.read("expert_count"),
+            "n_expert_used": self.read("expert_used_count"),
         }
 
     def _state_space(self) -> dict[str, int]:

@@ -7,15 +7,16 @@ from math import prod
 from proxy.gguf.apply_rules import apply, apply_mxfp4, apply_stacked
 from proxy.gguf.completeness import check_complete
 from proxy.gguf.families.family import Family
-from proxy.gguf.families.rules import Auxiliary, Copy, Mxfp4Experts, Rule, Stacked
+from proxy.gguf.families.rules import Auxiliary, Copy, Mxfp4Experts, Numbers32, Rule, Stacked
 from proxy.gguf.header import MAX_DIMENSIONS
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.single_numbers import names_of
 from proxy.gguf.tensor_sources import TYPES, FixedBytes, LocatedTensor, MatchedTensor, ReadTensor, SourceTensor, Target
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, shown
-from proxy.gguf.transforms import WIDTHS
+from proxy.gguf.transforms import INTEGER_WIDTHS, WIDTHS
 
 _MXFP4_TYPES = {"U8": TensorType.MXFP4}
+_INTEGERS = {"I32": TensorType.I32, "I64": TensorType.I64}
 _NOT_NEEDED = (".attention.masked_bias", ".attention.bias", ".attn.masked_bias", ".attn.bias", ".rotary_emb.inv_freq")
 """Masks and frequencies, which follow from config.json."""
 _SUFFIXES = ("weight", "bias")
@@ -47,7 +48,7 @@ def plan_targets(
         else:
             made = apply(rule, config, tensor)
             targets += _required(family, made) if _is_zero_bias(tensor) else made
-    targets += [apply_stacked(name, stack_rules[name].count(config), stack) for name, stack in stacks.items()]
+    targets += [apply_stacked(name, stack_rules[name], config, stack) for name, stack in stacks.items()]
     check_complete(family, config, [target.info.name for target in targets])
     return targets
 
@@ -74,10 +75,10 @@ def _match(family: Family, tensor: LocatedTensor) -> tuple[Rule, MatchedTensor]:
     """The family's rule for a tensor. Raises CannotConvert if there is none, or if the type or size is wrong."""
     stem, _, end = _NUMBERS.sub("{}", tensor.name).rpartition(".")
     rule = family.tensors.get(stem) if end in _SUFFIXES else None
-    if rule is None and (rule := family.tensors.get(f"{stem}.{end}")) is not None:
+    if rule is None and (rule := family.tensors.get(f"{stem}.{end}".removeprefix("."))) is not None:
         # transformers 5's experts and DeepSeek's router are bare parameters: their names end in no `weight` or `bias`.
         end = "bias" if end.endswith("bias") else "weight"
-    _check_source(tensor, _MXFP4_TYPES if isinstance(rule, Mxfp4Experts | Auxiliary) else TYPES)
+    _check_source(tensor, _types_for(rule))
     if rule is None or "{}" in tensor.name:
         raise CannotConvert(f"the tensor {shown(tensor.name)} is unknown for this architecture")
     numbers = tuple(int(number) for number in _NUMBERS.findall(tensor.name))
@@ -85,11 +86,17 @@ def _match(family: Family, tensor: LocatedTensor) -> tuple[Rule, MatchedTensor]:
     return Copy(rule) if isinstance(rule, str) else rule, matched
 
 
+def _types_for(rule: Rule | str | None) -> Mapping[str, TensorType]:
+    if isinstance(rule, Numbers32):
+        return _INTEGERS
+    return _MXFP4_TYPES if isinstance(rule, Mxfp4Experts | Auxiliary) else TYPES
+
+
 def _check_source(tensor: LocatedTensor, types: Mapping[str, TensorType]) -> None:
     dtype, shape = tensor.dtype, tensor.shape
     if dtype not in types:
         raise CannotConvert(f"{shown(tensor.name)} is of the type {dtype}, not one of {', '.join(types)}")
-    size = prod(shape) * WIDTHS.get(dtype, 1)
+    size = prod(shape) * {**WIDTHS, **INTEGER_WIDTHS}.get(dtype, 1)
     if not 0 < len(shape) <= MAX_DIMENSIONS or size == 0 or size != tensor.size:
         raise CannotConvert(f"{shown(tensor.name)} has the shape {shown(shape)}, unknown for this architecture")
 

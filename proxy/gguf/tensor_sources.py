@@ -100,6 +100,15 @@ class Repacked(NamedTuple):
     """One F32 number, for what the rows are multiplied with."""
 
 
+class Mxfp4Pieces(NamedTuple):
+    """Rows of MXFP4, in pieces that need few scales at once."""
+
+    kept: tuple[SourceRange, ...]
+    """In ggml's blocks, with the numbers and scales of the repository, bit for bit."""
+    f32: tuple[SourceRange, ...]
+    """The F32 numbers that they stand for."""
+
+
 class PackedTensor(ABC):
     """A tensor that is stored quantized. A family's rules see the F32 numbers that it stands for."""
 
@@ -118,6 +127,10 @@ class PackedTensor(ABC):
 
     def repack(self, piece: SourceRange) -> Repacked | None:  # noqa: ARG002 - for those that can
         """`piece`, which is whole rows, in NVFP4; None if it is stored in another way. Raises CannotKeep."""
+        return None
+
+    def in_mxfp4(self) -> Mxfp4Pieces | None:
+        """All of it; None if it is stored in another way."""
         return None
 
 

@@ -12,8 +12,11 @@ from functools import lru_cache, partial
 from operator import mul
 from typing import Literal
 
+from proxy.gguf.model_config import CannotConvert
+
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 """Bytes per number, by the safetensors dtype."""
+INTEGER_WIDTHS = {"I32": 4, "I64": 8}
 MXFP4_BYTES = 16
 """Bytes of the 32 numbers in an MXFP4 block, without its scale."""
 
@@ -74,6 +77,12 @@ def repeat(size: int, times: int) -> Transform:
 def to_f32(dtype: str) -> Transform:
     """F16 or BF16 to F32."""
     return Transform(WIDTHS[dtype], WIDTHS["F32"], _bf16_to_f32 if dtype == "BF16" else _f16_to_f32)
+
+
+def to_i32(dtype: str, name: str, count: int) -> Transform:
+    """I32 or I64 to I32. Raises CannotConvert for a number that is not from 0 up to `count`: it is not in a header."""
+    width = INTEGER_WIDTHS[dtype]
+    return Transform(width, INTEGER_WIDTHS["I32"], partial(_to_i32, width, name, count))
 
 
 def widen(dtype: str, content: bytes) -> bytes:
@@ -204,6 +213,13 @@ def _bf16_to_f32(content: bytes) -> bytes:
 def _f16_to_f32(content: bytes) -> bytes:
     count = len(content) // 2
     return struct.pack(f"<{count}f", *struct.unpack(f"<{count}e", content))
+
+
+def _to_i32(width: int, name: str, count: int, content: bytes) -> bytes:
+    numbers = array("i" if width == INTEGER_WIDTHS["I32"] else "q", content)
+    if wrong := next((one for one in (min(numbers), max(numbers)) if not 0 <= one < count), None):
+        raise CannotConvert(f"{name} has the number {wrong}, not one from 0 to {count - 1}")
+    return array("i", numbers).tobytes()
 
 
 def _add(dtype: str, offset: float, content: bytes) -> bytes:

@@ -15,6 +15,8 @@ Weights = Mapping[str, Mapping[str, SourceTensor]]
 
 READ_MARKS = (b".quant_state.bitsandbytes__", b".weight_format", b".qweight")
 """A header with none of these has no tensor whose bytes a plan has to read."""
+_PLAIN = frozenset({*WIDTHS, "I64"})
+"""I64 are tables, such as DeepSeek-V4's experts of each token; numbers are packed into I32."""
 _OF_ACTIVATIONS = (
     *(".input_scale", ".output_scale", ".activation_scale", "_activation_scale", ".qscale_act"),
     *(".q_scale", ".k_scale", ".v_scale", ".kv_scale", ".prob_scale"),
@@ -63,7 +65,7 @@ def packed_forms(weights: Weights) -> tuple[str, ...]:
 
 def are_plain(weights: Weights) -> bool:
     """If so, a quantization_config is a leftover from the model that these weights were made from."""
-    return all(tensor.dtype in WIDTHS for tensors in weights.values() for tensor in tensors.values())
+    return all(tensor.dtype in _PLAIN for tensors in weights.values() for tensor in tensors.values())
 
 
 def _located(weights: Weights) -> Mapping[str, LocatedTensor]:

@@ -49,6 +49,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "cohere2moe": Version(0, 30, 10),
     "deci": Version(0, 7, 0),  # older versions do not know layers without a feed-forward
     "deepseek32": LLAMA_SERVER,
+    "deepseek4": Version(0, 32, 2),  # 0.31 answers nonsense with a quantized KV cache (llama.cpp #25202)
     "dots1": Version(0, 11, 5),
     "ernie4_5": Version(0, 11, 5),
     "ernie4_5-moe": Version(0, 11, 5),

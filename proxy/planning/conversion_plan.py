@@ -67,8 +67,7 @@ def architecture_of(where: str, config: Mapping[str, Any], capabilities: Capabil
 
 def kept_quantization(architecture: str, config: Mapping[str, Any]) -> Quantization | None:
     """The quantization that keeps weights which are quantized already: no tag means it. None if there is none."""
-    stays = FAMILIES[architecture].kept_quant_method and config.get("quantization_config")
-    return Quantization.MXFP4_MOE if stays else None
+    return Quantization.MXFP4_MOE if FAMILIES[architecture].keeps_experts(config) else None
 
 
 def draft_request(request: PlanRequest, architecture: str) -> DraftRequest | None:

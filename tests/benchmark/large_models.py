@@ -12,7 +12,7 @@ from tests.gguf.tiny_repositories import REPOSITORIES
 
 Tensor = tuple[str, str, tuple[int, ...]]
 """Name, safetensors dtype, shape."""
-WIDTHS = {"BF16": 2, "F32": 4, "I32": 4, "F8_E4M3": 1}
+WIDTHS = {"BF16": 2, "F32": 4, "I32": 4, "I64": 8, "F8_E4M3": 1, "F8_E8M0": 1, "I8": 1}
 BLOCK = 128
 """Rows and columns of FP8 numbers that share a scale."""
 SETTINGS = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [BLOCK, BLOCK]}
@@ -185,6 +185,71 @@ def kimi_k2(config: Mapping[str, Any]) -> Iterator[Tensor]:
         yield f"{name}_shape", "I32", (2,)
 
 
+def deepseek_v4(config: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Experts in FP4, other matrices in FP8 or BF16, as in the authors' repositories."""
+    hidden, vocabulary, streams = config["hidden_size"], config["vocab_size"], config["hc_mult"]
+    mixes = (2 + streams) * streams
+    yield "embed.weight", "BF16", (vocabulary, hidden)
+    yield "norm.weight", "BF16", (hidden,)
+    yield "head.weight", "BF16", (vocabulary, hidden)
+    yield "hc_head_fn", "F32", (streams, streams * hidden)
+    yield "hc_head_base", "F32", (streams,)
+    yield "hc_head_scale", "F32", (1,)
+    for number in range(config["num_hidden_layers"]):
+        layer = f"layers.{number}"
+        for part in ("attn", "ffn"):
+            yield f"{layer}.{part}_norm.weight", "BF16", (hidden,)
+            yield f"{layer}.hc_{part}_fn", "F32", (mixes, streams * hidden)
+            yield f"{layer}.hc_{part}_base", "F32", (mixes,)
+            yield f"{layer}.hc_{part}_scale", "F32", (3,)
+        yield from _deepseek_v4_attention(f"{layer}.attn", config, config["compress_ratios"][number])
+        experts, size = config["n_routed_experts"], config["moe_intermediate_size"]
+        yield f"{layer}.ffn.gate.weight", "BF16", (experts, hidden)
+        if number < config["num_hash_layers"]:
+            yield f"{layer}.ffn.gate.tid2eid", "I64", (vocabulary, config["num_experts_per_tok"])
+        else:
+            yield f"{layer}.ffn.gate.bias", "F32", (experts,)
+        shapes = {"w1": (size, hidden), "w2": (hidden, size), "w3": (size, hidden)}
+        for name, (rows, columns) in shapes.items():
+            yield from in_blocks(f"{layer}.ffn.shared_experts.{name}", rows, columns)
+            for expert in range(experts):
+                yield f"{layer}.ffn.experts.{expert}.{name}.weight", "I8", (rows, columns // 2)
+                yield f"{layer}.ffn.experts.{expert}.{name}.scale", "F8_E8M0", (rows, columns // 32)
+
+
+def _deepseek_v4_attention(layer: str, config: Mapping[str, Any], ratio: int) -> Iterator[Tensor]:
+    hidden, heads, head, rank = (
+        config[key] for key in ("hidden_size", "num_attention_heads", "head_dim", "q_lora_rank")
+    )
+    groups = config["o_groups"]
+    yield f"{layer}.attn_sink", "F32", (heads,)
+    yield f"{layer}.q_norm.weight", "BF16", (rank,)
+    yield f"{layer}.kv_norm.weight", "BF16", (head,)
+    yield from in_blocks(f"{layer}.wq_a", rank, hidden)
+    yield from in_blocks(f"{layer}.wq_b", heads * head, rank)
+    yield from in_blocks(f"{layer}.wkv", head, hidden)
+    yield from in_blocks(f"{layer}.wo_a", groups * config["o_lora_rank"], heads * head // groups)
+    yield from in_blocks(f"{layer}.wo_b", hidden, groups * config["o_lora_rank"])
+    compressors = [(f"{layer}.compressor", head)] if ratio else []
+    if ratio == 4:
+        size = config["index_head_dim"]
+        yield from in_blocks(f"{layer}.indexer.wq_b", config["index_n_heads"] * size, rank)
+        yield f"{layer}.indexer.weights_proj.weight", "BF16", (config["index_n_heads"], hidden)
+        compressors.append((f"{layer}.indexer.compressor", size))
+    for name, size in compressors:
+        width = 2 * size if ratio == 4 else size
+        yield f"{name}.wkv.weight", "BF16", (width, hidden)
+        yield f"{name}.wgate.weight", "BF16", (width, hidden)
+        yield f"{name}.ape", "F32", (ratio, width)
+        yield f"{name}.norm.weight", "BF16", (size,)
+
+
+def in_blocks(name: str, rows: int, columns: int) -> Iterator[Tensor]:
+    """A matrix in FP8 with DeepSeek V4's scales."""
+    yield f"{name}.weight", "F8_E4M3", (rows, columns)
+    yield f"{name}.scale", "F8_E8M0", (ceil(rows / BLOCK), ceil(columns / BLOCK))
+
+
 def ends(config: Mapping[str, Any]) -> Iterator[Tensor]:
     hidden, vocabulary = config["hidden_size"], config["vocab_size"]
     yield "model.embed_tokens.weight", "BF16", (vocabulary, hidden)
@@ -197,6 +262,27 @@ def feed_forward(prefix: str, size: int, hidden: int) -> Iterator[tuple[str, tup
         yield f"{prefix}.{name}_proj.weight", shape
 
 
+DEEPSEEK_V4 = {
+    "num_hidden_layers": 43,
+    "hidden_size": 4096,
+    "num_attention_heads": 64,
+    "head_dim": 512,
+    "q_lora_rank": 1024,
+    "qk_rope_head_dim": 64,
+    "o_groups": 8,
+    "o_lora_rank": 1024,
+    "sliding_window": 128,
+    "compress_ratios": [0, 0, *[4, 128] * 20, 4, 0],
+    "index_n_heads": 64,
+    "index_head_dim": 128,
+    "index_topk": 512,
+    "moe_intermediate_size": 2048,
+    "n_routed_experts": 256,
+    "num_experts_per_tok": 6,
+    "num_hash_layers": 3,
+    "routed_scaling_factor": 1.5,
+    "quantization_config": {**SETTINGS, "scale_fmt": "ue8m0"},
+}
 MODELS = {
     "Qwen3-235B-A22B": LargeModel(
         "qwen3moe",
@@ -262,6 +348,25 @@ MODELS = {
             "indexer_types": None,
         },
         glm_5,
+    ),
+    "DeepSeek-V4-Flash": LargeModel("deepseek4", 46, DEEPSEEK_V4, deepseek_v4),
+    "DeepSeek-V4-Pro": LargeModel(
+        "deepseek4",
+        64,
+        {
+            **DEEPSEEK_V4,
+            "num_hidden_layers": 61,
+            "hidden_size": 7168,
+            "num_attention_heads": 128,
+            "q_lora_rank": 1536,
+            "o_groups": 16,
+            "moe_intermediate_size": 3072,
+            "n_routed_experts": 384,
+            "index_topk": 1024,
+            "routed_scaling_factor": 2.5,
+            "compress_ratios": [128, *[128, 4] * 30, 0],
+        },
+        deepseek_v4,
     ),
     "Kimi-K2": LargeModel(
         "kimi_k2",

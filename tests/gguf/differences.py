@@ -190,6 +190,7 @@ WITHOUT_FIGURES: Mapping[str, str] = {
     "camembert": "llama.cpp's converter treats its Unigram tokens as WordPieces, and its positions as BERT's",
     "baichuan_13b": _RECURSION,
     "baichuan_7b": _RECURSION,
+    "deepseek4_bf16": "llama.cpp's converter knows its experts only in FP4",
     "gemma3_json": "without tokenizer.model, llama.cpp's converter treats its tokens as byte-level",
     "mimo_v2_v5": "llama.cpp's converter reads only the authors' form of config.json for MiMo V2",
     "ministral": "llama.cpp's converter does not know this name",

@@ -19,17 +19,17 @@ from proxy.gguf.transforms import chain, interleave, transpose
 from tests.gguf.make_quantized import REFUSED, data_digest, figures
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import HIDDEN
+from tests.gguf.tiny_repositories.schemes import KEPT
 from tests.gguf.writing import plan, write
 from tests.kit.dtypes import numbers_of_all_magnitudes, to_floats
 from tests.kit.engines import needs_ggml, reference
 from tests.kit.tiny_conversions import converted, read, repository, tensors_of
 
 _ROUND = 16
-QUANTIZED_AGAIN = "gpt_oss"
-"""llama-quantize refuses its MXFP4; `packing/test_microscaling.py` compares it with its unquantized twin."""
+# llama-quantize refuses their MXFP4; `packing/test_microscaling.py` compares them with their unquantized twins.
 CASES = [
     (name, file_type)
-    for number, name in enumerate(sorted(REPOSITORIES.keys() - {QUANTIZED_AGAIN}))
+    for number, name in enumerate(sorted(REPOSITORIES.keys() - KEPT.keys()))
     for file_type in tuple(FILE_TYPES)[number % _ROUND :: _ROUND]
 ]
 _SLOW = [case for case in CASES if case[1] in ("IQ3_S", "IQ3_M")]

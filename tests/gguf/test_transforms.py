@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.transforms import (
     WIDTHS,
     Transform,
@@ -22,6 +23,7 @@ from proxy.gguf.transforms import (
     repack_mxfp4,
     scale,
     to_f32,
+    to_i32,
     transpose,
 )
 
@@ -194,3 +196,14 @@ def test_numbers_are_multiplied_in_64_bits(dtype: str) -> None:
     wide = (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else stored.astype(np.float32)
     expected = (wide.astype(np.float64) * 0.3).astype(np.float32)
     assert _run(multiply(dtype, 0.3), stored.tobytes()) == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["I32", "I64"])
+def test_whole_numbers(dtype: str) -> None:
+    """One outside of the range would let llama.cpp read another expert's memory."""
+    numbers = np.random.default_rng(0).integers(0, 7, 50).astype(np.dtype(f"<i{int(dtype[1:]) // 8}"))
+    assert _run(to_i32(dtype, "table", 7), numbers.tobytes()) == numbers.astype("<i4").tobytes()
+    for wrong in (7, -1):
+        numbers[9] = wrong
+        with pytest.raises(CannotConvert, match=f"table has the number {wrong}, not one from 0 to 6"):
+            to_i32(dtype, "table", 7).change(numbers.tobytes())

@@ -51,6 +51,8 @@ WITHOUT_LOGPROBS: Mapping[str, str] = {
 """Chat models that are not in the file, with the reason."""
 PACKED_WITHOUT_LOGPROBS = frozenset(("phi3_gptq_2bit",))
 """With its weights of two bits, no prompt has a continuation that is likely enough."""
+UNPACKED = frozenset(("deepseek4",))
+"""transformers gets the numbers that their experts stand for: it multiplies with such experts only on a GPU."""
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 READ_AS: Mapping[str, Mapping[str, Any]] = {
     # transformers 5 does not read the `rope_theta` of transformers 4 for layers with a window.
@@ -253,6 +255,8 @@ def text_alone(name: str) -> Mapping[str, bytes]:
     """The repository in the form of a text-only model. transformers ignores the vision tensors."""
     tiny = REPOSITORIES[name]
     files = tiny.files()
+    if name in UNPACKED:
+        files = as_plain(files)
     if tiny.part_of is None:
         config = {**json.loads(files["config.json"]), **READ_AS.get(name, {})}
         groups = config.get("num_key_value_heads", HEADS)

@@ -25,6 +25,7 @@ _BETA_FAST = (
     "they are compared with beta_fast = 32, which llama.cpp always uses; with the model's 1, transformers differs by "
     "0.03 after 16 tokens, and by 0.31 after 256"
 )
+_EIGHT_BITS = "llama.cpp rounds the values multiplied with MXFP4 weights to 8 bits, transformers does not"
 DEVIATIONS: Mapping[str, tuple[float, str]] = {
     "falcon_mamba": (
         TOLERANCE,
@@ -33,7 +34,7 @@ DEVIATIONS: Mapping[str, tuple[float, str]] = {
     "gemma3n": (TOLERANCE, _SPARSITY),
     "gemma3n_v5": (TOLERANCE, _SPARSITY),
     "kimi_k2": (TOLERANCE, _BETA_FAST),
-    "gpt_oss": (0.1, "llama.cpp rounds the values multiplied with MXFP4 weights to 8 bits, transformers does not"),
+    **dict.fromkeys(("deepseek4", "gpt_oss"), (0.1, _EIGHT_BITS)),
 }
 """By repository: the limit, and why llama.cpp's logprobs differ by more than rounding."""
 WINDOWS = ("gemma4", "gemma4_inputs", "gemma4_moe", "gpt_oss", "gpt_oss_v5")

@@ -22,6 +22,7 @@ from proxy.gguf.families.cohere import COHERE, COHERE2, COHERE2_MOE
 from proxy.gguf.families.dbrx import DBRX
 from proxy.gguf.families.deci import DECI
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
+from proxy.gguf.families.deepseek4 import DEEPSEEK4
 from proxy.gguf.families.deepseek_sparse import DEEPSEEK32, GLM_DSA
 from proxy.gguf.families.dots import DOTS1
 from proxy.gguf.families.ernie import ERNIE4_5, ERNIE4_5_MOE
@@ -107,6 +108,7 @@ FAMILIES: Mapping[str, Family] = {
     "DeepseekForCausalLM": DEEPSEEK,
     "DeepseekV2ForCausalLM": DEEPSEEK2,
     "DeepseekV32ForCausalLM": DEEPSEEK32,
+    "DeepseekV4ForCausalLM": DEEPSEEK4,
     "DeepseekV3ForCausalLM": DEEPSEEK3,
     "DistilBertModel": DISTIL_BERT,
     "Dots1ForCausalLM": DOTS1,

@@ -112,6 +112,8 @@ class Family:
     """The model only embeds texts and generates nothing."""
     kept_quant_method: str | None = None
     """The `quant_method` of quantized weights that are kept as they are."""
+    keeps_experts: Callable[[Mapping[str, Any]], bool] = lambda _: False
+    """Whether config.json says that the experts are stored in MXFP4, which they keep."""
     text_part: TextPart | None = None
     """Set for multimodal models, of which only the text part is converted."""
 

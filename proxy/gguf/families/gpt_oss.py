@@ -97,4 +97,5 @@ GPT_OSS = Family(
     caveat=_yarn_caveat,
     checks_own_yarn=True,
     kept_quant_method="mxfp4",
+    keeps_experts=lambda config: bool(config.get("quantization_config")),
 )

@@ -56,6 +56,8 @@ class Stacked:
 
     name: str
     count: Size
+    keeps_mxfp4: bool = False
+    """Matrices that are stored in MXFP4 stay so, as in llama.cpp's converter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,14 @@ class StackedExperts:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbers32:
+    """Whole numbers from 0 up to `count`, of 32 or 64 bits, in 32 bits."""
+
+    name: str
+    count: Size
+
+
+@dataclass(frozen=True, slots=True)
 class Padded:
     """A matrix, extended to `rows` rows with copies of its first row."""
 
@@ -260,6 +270,7 @@ Rule = (
     | Padded
     | Ungrouped
     | Reordered
+    | Numbers32
 )
 
 
@@ -297,6 +308,7 @@ def output_names(key: str, rule: Rule | str) -> Iterator[str]:
             | RowsFrom()
             | StackedExperts()
             | Padded()
+            | Numbers32()
         ):
             yield rule.name + ending
 

@@ -7,8 +7,8 @@ rounded to F32, then the products (compressed-tensors 0.20.1: `_dequantize` in l
 0.47.0: `NVFP4QTensor.dequantize`).
 
 MXFP4 has a power of two (E8M0) for each 32 numbers. compressed-tensors (`mxfp4-pack-quantized`) names the tensors as
-above, OpenAI `_blocks` and `_scales`. Each product is exact. 255 stands for NaN, as in the standard; transformers 5.24
-(`convert_moe_packed_tensors`) makes infinities of it.
+above, OpenAI `_blocks` and `_scales`, DeepSeek V4 `weight` (I8) and `scale`. Each product is exact. 255 stands for NaN,
+as in the standard; transformers 5.24 (`convert_moe_packed_tensors`) makes infinities of it.
 
 The lower half of a byte comes first. All but ModelOpt know a negative zero.
 """
@@ -24,7 +24,8 @@ from proxy.gguf.packing.coded_rows import Codes, ColumnGroups, codes_of, decode
 from proxy.gguf.packing.nvfp4 import Nvfp4Rows, Scales
 from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice, decoder
 from proxy.gguf.packing.scaled_bytes import NUMBERS, scale_numbers
-from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
+from proxy.gguf.tensor_sources import MATRIX, LocatedTensor, Mxfp4Pieces, SourceRange
+from proxy.gguf.transforms import WIDTHS, repack_mxfp4
 
 _SIZES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _E2M1 = codes_of(4, (*_SIZES, *(-size for size in _SIZES)))
@@ -33,7 +34,10 @@ _E2M1_OF_MODELOPT = codes_of(4, (*_SIZES, 0.0, *(-size for size in _SIZES[1:])))
 _NVFP4, _MXFP4 = 16, 32
 """Numbers of a block."""
 _POWERS_OF_TWO = ("U8", "F8_E8M0")
-_PACKED, _OF_MODELOPT = ".weight_packed", ".weight"
+_PACKED, _PLAIN = ".weight_packed", ".weight"
+_SCALE_OF_DEEPSEEK = ".scale"
+_MAX_SCALES = 4 * 1024 * 1024
+"""Bytes of scales that may be held while their numbers are read."""
 _INPUT_SCALE = "input_global_scale"
 """The end of its name in compressed-tensors."""
 
@@ -45,6 +49,35 @@ class Part(NamedTuple):
     place: int = 0
 
 
+class Mxfp4Rows(PackedRows):
+    """Rows of MXFP4, which can become F32, or stay. `shape` counts the rows of the `part`."""
+
+    def __init__(self, shape: tuple[int, ...], numbers: LocatedTensor, scales: LocatedTensor, part: Part) -> None:
+        blocks = shape[-1] // _MXFP4
+        groups = RowGroups((Companion(scales, blocks * part.every),), 1, shape[-2])
+        super().__init__("MXFP4", shape, numbers, decoder(_mxfp4, part), groups)
+        self._scales, self._part = scales, part
+
+    def in_mxfp4(self) -> Mxfp4Pieces:
+        every, blocks = self._part.every, self.shape[-1] // _MXFP4
+        rows, step = prod(self.shape[:-1]), max(_MAX_SCALES // (blocks * every), 1)
+        spans = [(first, min(first + step, rows)) for first in range(0, rows, step)]
+        transform, start, size = repack_mxfp4(blocks, *self._part), self._numbers.source.start, self._row_size
+        kept = tuple(
+            SourceRange(
+                self._numbers.path,
+                start + first * size,
+                start + stop * size,
+                transform,
+                (self._scales.beside(first * every, stop * every, size=blocks),),
+            )
+            for first, stop in spans
+        )
+        whole = LocatedTensor(self._numbers.path, self._numbers.name, self)
+        width = WIDTHS[self.dtype] * self.shape[-1]
+        return Mxfp4Pieces(kept, tuple(whole.rows(first, stop, size=width) for first, stop in spans))
+
+
 class _GlobalScale(NamedTuple):
     divides: bool
     codes: Codes
@@ -53,15 +86,19 @@ class _GlobalScale(NamedTuple):
 def find(weights: Located, _: Mapping[str, Any]) -> Iterator[Found]:
     """The matrices of NVFP4 and MXFP4 but those of GPT-OSS. Raises CannotConvert where their tensors do not fit."""
     for name, numbers in weights.items():
+        if numbers.dtype == "I8" and name.endswith(_PLAIN):
+            scales = weights.get(name.removesuffix(_PLAIN) + _SCALE_OF_DEEPSEEK)
+            if scales is not None and scales.dtype == "F8_E8M0":
+                yield _mxfp4_of(name, numbers, scales, weights)
         if numbers.dtype != "U8":
             continue
         if name.endswith(_PACKED):
             yield _compressed(name.removesuffix("_packed"), weights)
-        elif name.endswith(_OF_MODELOPT) and (scales := weights.get(f"{name}_scale")) and scales.dtype == "F8_E4M3":
+        elif name.endswith(_PLAIN) and (scales := weights.get(f"{name}_scale")) and scales.dtype == "F8_E4M3":
             yield _nvfp4_of(name, [numbers, scales], f"{name}_scale_2", weights)
 
 
-def mxfp4_rows(numbers: LocatedTensor, scales: LocatedTensor, part: Part) -> PackedRows:
+def mxfp4_rows(numbers: LocatedTensor, scales: LocatedTensor, part: Part) -> "Mxfp4Rows":
     """Row `part.place` of each `part.every` rows of blocks, where `scales` has one number for each block.
 
     The blocks may be a dimension of their own (GPT-OSS). Raises CannotConvert if the scales do not fit the rows.
@@ -73,13 +110,7 @@ def mxfp4_rows(numbers: LocatedTensor, scales: LocatedTensor, part: Part) -> Pac
         or prod(numbers.shape) != prod(scales.shape) * _MXFP4 // 2
     ):
         raise _unfit("MXFP4", [numbers, scales])
-    return PackedRows(
-        "MXFP4",
-        (*stack, rows // part.every, blocks * _MXFP4),
-        numbers,
-        decoder(_mxfp4, part),
-        RowGroups((Companion(scales, blocks * part.every),), 1, rows // part.every),
-    )
+    return Mxfp4Rows((*stack, rows // part.every, blocks * _MXFP4), numbers, scales, part)
 
 
 def _compressed(name: str, weights: Located) -> Found:
@@ -88,6 +119,10 @@ def _compressed(name: str, weights: Located) -> Found:
         raise CannotConvert(f"{name}_packed has numbers of four bits with other tensors than a scale, or without it")
     if scales.dtype not in _POWERS_OF_TWO:
         return _nvfp4_of(name, [numbers, scales], f"{name}_global_scale", weights)
+    return _mxfp4_of(name, numbers, scales, weights)
+
+
+def _mxfp4_of(name: str, numbers: LocatedTensor, scales: LocatedTensor, weights: Located) -> Found:
     if numbers.shape[:-1] != scales.shape[:-1] or len(scales.shape) != MATRIX:
         raise _unfit("MXFP4", [numbers, scales])
     return _found(name, [numbers, scales], mxfp4_rows(numbers, scales, Part()), weights)
@@ -101,7 +136,7 @@ def _nvfp4_of(name: str, tensors: Sequence[LocatedTensor], global_name: str, wei
     fits = len(numbers.shape) == MATRIX and scales.shape == (numbers.shape[0], width // _NVFP4) and width % _NVFP4 == 0
     if not fits or scales.dtype != "F8_E4M3" or not _is_one_number(one):
         raise _unfit("NVFP4", [*tensors, one])
-    is_modelopt = numbers.name.endswith(_OF_MODELOPT)
+    is_modelopt = numbers.name.endswith(_PLAIN)
     scale = _GlobalScale(not is_modelopt, _E2M1_OF_MODELOPT if is_modelopt else _E2M1)
     groups = RowGroups((Companion(one), Companion(scales, scales.shape[1])), 1, numbers.shape[0])
     inputs = weights.get(name.removesuffix("weight") + ("input_scale" if is_modelopt else _INPUT_SCALE))

@@ -46,6 +46,8 @@ FORMS = {"F8_E4M3": "FP8", "F8_E5M2": "FP8", "I8": "INT8"}
 _SCALES = ("_scale_inv", "_scale")
 """What the name of a tensor's scales has in addition: DeepSeek and transformers; compressed-tensors and ModelOpt."""
 _MISTRAL = (".weight", ".qscale_weight")
+_DEEPSEEK_V4 = (".weight", ".scale")
+"""DeepSeek-V4 calls the scales of its FP4 so too, whose numbers are of the type I8 (microscaling.py)."""
 
 
 def find(weights: Located, settings: Mapping[str, Any]) -> Iterator[Found]:
@@ -59,9 +61,9 @@ def find(weights: Located, settings: Mapping[str, Any]) -> Iterator[Found]:
 
 def _scales_of(name: str, weights: Located) -> LocatedTensor | None:
     candidates = [name + end for end in _SCALES]
-    end, scales = _MISTRAL
-    if name.endswith(end):
-        candidates.append(name.removesuffix(end) + scales)
+    for end, scales in (_MISTRAL, *([_DEEPSEEK_V4] if FORMS[weights[name].dtype] == "FP8" else [])):
+        if name.endswith(end):
+            candidates.append(name.removesuffix(end) + scales)
     return next((weights[candidate] for candidate in candidates if candidate in weights), None)
 
 

@@ -18,6 +18,7 @@ from tests.gguf.packing.rows import packed_tensors, row_digests, rows_of, tensor
 from tests.gguf.packing.test_packed_integers import EXPECTED, zeros
 from tests.gguf.tiny_repositories.packed import WEIGHTS
 from tests.gguf.tiny_repositories.packed_compressed import REPOSITORIES
+from tests.gguf.tiny_repositories.schemes import KEPT
 from tests.gguf.writing import plan, write
 from tests.kit.tiny_conversions import repository, tensors_of
 from tests.kit.tiny_families import StoredTensor, pack_safetensors, unpack_safetensors
@@ -54,8 +55,9 @@ def test_gpt_oss_in_other_types(quantization: str) -> None:
 
 
 @pytest.mark.parametrize("quantization", ["BF16", "Q8_0"])
-def test_gpt_oss_is_what_its_unquantized_twin_becomes(quantization: str) -> None:
-    """`gpt_oss_v5` has the same numbers, transposed and in BF16, which loses none."""
+@pytest.mark.parametrize("twins", [("gpt_oss", "gpt_oss_v5"), ("deepseek4", "deepseek4_bf16")])
+def test_kept_experts_are_what_their_unquantized_twins_become(twins: tuple[str, str], quantization: str) -> None:
+    """The twins have the same numbers in BF16, which loses none; those of GPT-OSS are transposed."""
     packed, plain = (
         {
             name: one
@@ -64,22 +66,23 @@ def test_gpt_oss_is_what_its_unquantized_twin_becomes(quantization: str) -> None
             ).items()
             if "_exps.weight" in name
         }
-        for twin in ("gpt_oss", "gpt_oss_v5")
+        for twin in twins
     )
     assert packed == plain
 
 
-def test_gpt_oss_keeps_its_blocks() -> None:
+@pytest.mark.parametrize("name", KEPT)
+def test_kept_experts_keep_their_blocks(name: str) -> None:
     """Without a tag and with its own, bit for bit."""
-    files = repository("gpt_oss")
+    files = repository(name)
     kept, asked = plan(files), plan(files, quantization="MXFP4_MOE")
     for conversion in (kept, asked):
         experts = [tensor for tensor in conversion.tensors if "_exps.weight" in tensor.name]
         assert {tensor.type for tensor in experts} == {39}
     of_kept, of_asked = (tensors_of(write(one, files)) for one in (kept, asked))
-    for name, (_, content) in of_kept.items():
-        if "_exps.weight" in name:
-            assert of_asked[name][1] == content
+    for tensor, (_, content) in of_kept.items():
+        if "_exps.weight" in tensor:
+            assert of_asked[tensor][1] == content
 
 
 def mxfp4_rows(packed: memoryview, scales: bytes, part: Part, rows: int) -> Array:

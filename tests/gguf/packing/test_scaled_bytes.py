@@ -1,7 +1,8 @@
 """Weights that are stored in FP8 or INT8, compared with llama.cpp's converter (b11434) and torch 2.15.
 
 `scaled_bytes.json` has the digest of each tensor that the converter writes with `--outtype f32` from the folders that
-`python -m tests.gguf.tiny_repositories FOLDER` writes.
+`python -m tests.gguf.tiny_repositories FOLDER` writes. For DeepSeek V4 it writes Q8_0 in any case: `tensor_force_quant`
+was replaced, so that it wrote F32. Its experts and routers stay in MXFP4 and BF16, as in expected/deepseek4.json.
 """
 
 import hashlib
@@ -28,14 +29,18 @@ from tests.kit.dtypes import to_bytes, to_floats
 from tests.kit.tiny_families import StoredTensor, pack_safetensors, unpack_safetensors
 
 EXPECTED = json.loads((Path(__file__).parent / "scaled_bytes.json").read_text())
+_DEEPSEEK4_KEEPS = ("_exps.weight", "ffn_gate_inp.weight")
 
 
 @pytest.mark.parametrize("name", REPOSITORIES)
 def test_tensors_match_llama_cpp(name: str) -> None:
     files = REPOSITORIES[name].files()
     conversion = plan(files, quantization="F32")
-    assert tensor_digests(write(conversion, files, 1 << 14)) == EXPECTED[name]
-    assert conversion.stored_as == (("INT8",) if "int8" in name else ("FP8",))
+    digests = tensor_digests(write(conversion, files, 1 << 14))
+    is_deepseek4 = name == "deepseek4_fp8"
+    kept = _DEEPSEEK4_KEEPS if is_deepseek4 else ()
+    assert {tensor: digest for tensor, digest in digests.items() if not tensor.endswith(kept)} == EXPECTED[name]
+    assert conversion.stored_as == (("INT8",) if "int8" in name else ("FP8", "MXFP4") if is_deepseek4 else ("FP8",))
 
 
 @pytest.mark.parametrize(
@@ -49,6 +54,17 @@ def test_each_number_is_that_of_torch(dtype: str, digest: str) -> None:
     """`torch.arange(256, dtype=torch.uint8).view(torch.float8_…).float()`, NaN as 0."""
     numbers = array("f", [0.0 if number != number else number for number in NUMBERS[dtype]])  # noqa: PLR0124
     assert hashlib.sha256(numbers.tobytes()).hexdigest() == digest
+
+
+def test_scales_of_deepseek_v4_have_another_name() -> None:
+    """As in DeepSeek-V4-Flash-Base, which has F32 scales."""
+    name = "llama_fp8_blocks"
+    files = REPOSITORIES[name].files()
+    tensors = unpack_safetensors(files[WEIGHTS])
+    renamed = {key.replace(".weight_scale_inv", ".scale"): tensor for key, tensor in tensors.items()}
+    assert renamed.keys() != tensors.keys()
+    files[WEIGHTS] = pack_safetensors(renamed)
+    assert tensor_digests(write(plan(files, quantization="F32"), files)) == EXPECTED[name]
 
 
 def layouts() -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int] | None]]:

@@ -6,6 +6,7 @@ writes them into folders. llama.cpp's converter made the figures in `tests/gguf/
 
 from tests.gguf.tiny_repositories import (
     classic,
+    deepseek4,
     dense,
     encoders,
     experts,
@@ -29,6 +30,7 @@ from tests.gguf.tiny_repositories.repository import Tiny
 
 REPOSITORIES: dict[str, Tiny] = {
     **classic.REPOSITORIES,
+    **deepseek4.REPOSITORIES,
     **dense.REPOSITORIES,
     **encoders.REPOSITORIES,
     **experts.REPOSITORIES,

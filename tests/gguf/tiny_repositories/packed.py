@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.gguf.tiny_repositories import dense, llama, qwen
+from tests.gguf.tiny_repositories import deepseek4, dense, llama, qwen
 from tests.gguf.tiny_repositories.repository import Tiny
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.kit.dtypes import to_bytes
@@ -77,6 +77,14 @@ def by_block(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[
     yield f"{name}_scale_inv", codes.scales("F32", counts, FP8_DEVIATION)
 
 
+def by_powers_of_two(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, StoredTensor]]:
+    """As DeepSeek V4's authors do."""
+    yield name, codes.numbers("F8_E4M3", shape)
+    counts = (ceil(shape[0] / 128), ceil(shape[1] / 128))
+    scales = codes.random.integers(122, 125, counts, np.uint8)
+    yield f"{name.removesuffix('weight')}scale", StoredTensor("F8_E8M0", counts, scales.tobytes())
+
+
 def by_row(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, StoredTensor]]:
     yield name, codes.numbers("F8_E4M3", shape)
     yield f"{name}_scale", codes.scales("BF16", (shape[0], 1), FP8_DEVIATION)
@@ -111,6 +119,15 @@ REPOSITORIES: dict[str, Packed] = {
     "llama_fp8_blocks": Packed(llama.REPOSITORIES["llama"], by_block, BLOCKS),
     "qwen3moe_fp8_blocks": Packed(qwen.REPOSITORIES["qwen3moe"], by_block, BLOCKS),
     "phi3_fp8_blocks": Packed(dense.REPOSITORIES["phi3"], by_block, BLOCKS),
+    "deepseek4_fp8": Packed(
+        deepseek4.REPOSITORIES["deepseek4"],
+        by_powers_of_two,
+        deepseek4.FP8,
+        ends=(
+            *(".wq_a.weight", ".wq_b.weight", "attn.wkv.weight", ".wo_a.weight", ".wo_b.weight"),
+            *(f"shared_experts.w{part}.weight" for part in (1, 2, 3)),
+        ),
+    ),
     "qwen2_fp8_rows": Packed(qwen.REPOSITORIES["qwen2"], by_row, compressed("float-quantized", "float")),
     "llama_fp8_tensors": Packed(
         llama.REPOSITORIES["llama"],

@@ -130,6 +130,10 @@ class Weights:
     def add(self, name: str, *shape: int) -> None:
         self.tensors[name] = self._random.weights(*shape)
 
+    def octets(self, low: int, high: int, *shape: int) -> Any:
+        """Random bytes from `low` to `high` - 1."""
+        return self._random.octets(low, high, *shape)
+
     def decays(self, name: str, *shape: int) -> None:
         """Each row has the logarithms of 1, 2, 3 and so on, the initial values of state spaces."""
         self.tensors[name] = np.resize(np.log(np.arange(1, shape[-1] + 1, dtype=np.float32)), shape)

@@ -1,6 +1,6 @@
 """All tiny repositories whose weights are stored quantized."""
 
-from tests.gguf.tiny_repositories import experts, packed, packed_bnb, packed_compressed, packed_gptq
+from tests.gguf.tiny_repositories import deepseek4, experts, packed, packed_bnb, packed_compressed, packed_gptq
 from tests.gguf.tiny_repositories.packed import Packed
 from tests.gguf.tiny_repositories.repository import Tiny
 
@@ -11,4 +11,9 @@ PACKED: dict[str, Packed] = {
     **packed_gptq.REPOSITORIES,
 }
 """Those whose matrices are."""
-QUANTIZED: dict[str, Packed | Tiny] = {**PACKED, "gpt_oss": experts.REPOSITORIES["gpt_oss"]}
+KEPT: dict[str, Tiny] = {
+    "deepseek4": deepseek4.REPOSITORIES["deepseek4"],
+    "gpt_oss": experts.REPOSITORIES["gpt_oss"],
+}
+"""Those whose experts are in MXFP4, and stay so."""
+QUANTIZED: dict[str, Packed | Tiny] = {**PACKED, **KEPT}

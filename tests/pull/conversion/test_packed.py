@@ -151,6 +151,20 @@ async def test_nvfp4_stays_without_a_tag_and_with_its_own(
     assert model.quantization_level == "NVFP4"
 
 
+@pytest.mark.parametrize(("tag", "quantization"), [("", "MXFP4_MOE"), (":q4_K_M", "Q4_K_M")])
+async def test_experts_of_deepseek_v4_stay_without_a_tag(
+    client: Client, hub: StandInHub, ollama: StandInOllama, tag: str, quantization: str
+) -> None:
+    """Its other matrices are in FP8, and its first layers have tables of whole numbers."""
+    ollama.version = "0.40.0"
+    files = without_template(PACKED["deepseek4_fp8"])
+    hub.add("acme/tiny", files)
+    lines = await client.pull(f"hf.co/acme/tiny{tag}")
+    assert lines[-1] == {"status": "success"}, lines[-1]
+    [weights] = [layer for layer in ollama.models[f"hf.co/acme/tiny{tag or ':latest'}"].layers if layer.kind == "model"]
+    assert weights.digest == made(files, quantization)
+
+
 @pytest.mark.parametrize(
     "case",
     [
