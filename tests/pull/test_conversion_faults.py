@@ -60,6 +60,20 @@ async def test_an_interrupted_range_is_resumed(
     assert len(uploads) == 1
 
 
+async def test_bytes_that_no_blob_needs_arrive_before_the_last_bytes_are_sent(
+    client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step's layer for multi-token prediction is at the end of its file, which is checked as a whole."""
+    monkeypatch.setattr(http_file, "READ_SECONDS", 0.3)
+    ollama.version = "0.40.0"
+    files = REPOSITORIES["step35"].files() | {"tokenizer_config.json": b"{}"}
+    hub.add("acme/tiny", files)
+    hub.faults.append(Fault("model.safetensors", "hang", after=len(files["model.safetensors"]) - 1, times=1))
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    check_made(ollama, files)
+    assert len([one for one in ollama.requests if one.method == "POST" and one.received > 1_000_000]) == 1
+
+
 @BOTH
 @pytest.mark.parametrize("at", ["bytes", "resolve"])
 async def test_a_hub_that_asks_to_wait_is_waited_for(
