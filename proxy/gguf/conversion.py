@@ -133,30 +133,46 @@ def convert(
 
     Raises CannotConvert, CannotKeep for NVFP4 that cannot stay, or GgufError for a value that no GGUF can hold.
     """
-    plain = replace(description, draft=None)
-    if description.draft is None or not has_draft(*_family(config, plain), _names(weights)):
-        return _convert(config, files, weights, plain, quantization)
+    model = _Model.read(config, description)
+    names = (name for tensors in weights.values() for name in tensors)
+    if description.draft is None or not has_draft(model.family, model.settings, names):
+        return _convert(model, files, weights, description, quantization)
     try:
-        return _convert(config, files, weights, description, quantization)
+        with_layer = model._replace(family=with_draft(model.family, model.settings, description.draft))
+        return _convert(with_layer, files, weights, description, quantization)
     except GgufError as error:
         problem = str(error)
-    return replace(_convert(config, files, weights, plain, quantization), draft_problem=problem)
+    return replace(_convert(model, files, weights, description, quantization), draft_problem=problem)
 
 
-def _names(weights: Mapping[str, Mapping[str, SourceTensor]]) -> Iterator[str]:
-    return (name for tensors in weights.values() for name in tensors)
+class _Model(NamedTuple):
+    """What config.json selects."""
+
+    family: Family
+    settings: ModelConfig
+    """config.json with the family's defaults."""
+    config: Mapping[str, object]
+
+    @classmethod
+    def read(cls, config: Mapping[str, object], description: ModelDescription) -> "_Model":
+        names = config.get("architectures")
+        name = names[0] if isinstance(names, list) and names else None
+        family = FAMILIES.get(name) if isinstance(name, str) else None
+        if family is None:
+            raise CannotConvert(f"config.json has the unknown architecture {shown(name)}")
+        # An embedding model needs no output matrix and may have none: its embeddings count as the output.
+        settings = family.config(config if description.pooling is None else {**config, "tie_word_embeddings": True})
+        return cls(family.resolve(settings), settings, config)
 
 
 def _convert(
-    config: Mapping[str, object],
+    model: _Model,
     files: Mapping[str, bytes],
     weights: Mapping[str, Mapping[str, SourceTensor]],
     description: ModelDescription,
     quantization: str | Fallback | None,
 ) -> Conversion:
-    family, settings = _family(config, description)
-    if description.draft is not None:
-        family = with_draft(family, settings, description.draft)
+    family, settings, config = model
     weights = unpack_weights(settings, weights)
     forms = packed_forms(weights)
     check_settings(family, settings, weights)
@@ -260,18 +276,6 @@ def _aligned(targets: Iterable[Target]) -> Iterator[SourceRange | FixedBytes]:
             yield from unpacked(piece)
         if gap := padding(target.info.size):
             yield FixedBytes(bytes(gap))
-
-
-def _family(config: Mapping[str, object], description: ModelDescription) -> tuple[Family, ModelConfig]:
-    """The family that config.json selects, and config.json with its defaults."""
-    names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    family = FAMILIES.get(name) if isinstance(name, str) else None
-    if family is None:
-        raise CannotConvert(f"config.json has the unknown architecture {shown(name)}")
-    # An embedding model needs no output matrix and may have none: its embeddings count as the output.
-    settings = family.config(config if description.pooling is None else {**config, "tie_word_embeddings": True})
-    return family.resolve(settings), settings
 
 
 def _hyperparameters(family: Family, config: ModelConfig) -> dict[str, Field]:

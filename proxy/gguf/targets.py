@@ -20,7 +20,7 @@ _INTEGERS = {"I32": TensorType.I32, "I64": TensorType.I64}
 _NOT_NEEDED = (".attention.masked_bias", ".attention.bias", ".attn.masked_bias", ".attn.bias", ".rotary_emb.inv_freq")
 """Masks and frequencies, which follow from config.json."""
 _SUFFIXES = ("weight", "bias")
-_NUMBERS = re.compile(r"(?<![^.])(?:0|[1-9][0-9]{0,4})(?![^.])")
+_NUMBERS = re.compile(r"(?<![^.])(0|[1-9][0-9]{0,4})(?![^.])")
 """Numbers between the dots of a name. No model needs more than five digits."""
 
 
@@ -73,7 +73,8 @@ def _needed_tensors(
 
 def _match(family: Family, tensor: LocatedTensor) -> tuple[Rule, MatchedTensor]:
     """The family's rule for a tensor. Raises CannotConvert if there is none, or if the type or size is wrong."""
-    stem, _, end = _NUMBERS.sub("{}", tensor.name).rpartition(".")
+    texts = _NUMBERS.split(tensor.name)
+    stem, _, end = "{}".join(texts[::2]).rpartition(".")
     rule = family.tensors.get(stem) if end in _SUFFIXES else None
     if rule is None and (rule := family.tensors.get(f"{stem}.{end}".removeprefix("."))) is not None:
         # transformers 5's experts and DeepSeek's router are bare parameters: their names end in no `weight` or `bias`.
@@ -81,8 +82,7 @@ def _match(family: Family, tensor: LocatedTensor) -> tuple[Rule, MatchedTensor]:
     _check_source(tensor, _types_for(rule))
     if rule is None or "{}" in tensor.name:
         raise CannotConvert(f"the tensor {shown(tensor.name)} is unknown for this architecture")
-    numbers = tuple(int(number) for number in _NUMBERS.findall(tensor.name))
-    matched = MatchedTensor(tensor.path, tensor.name, tensor.source, numbers, f".{end}")
+    matched = MatchedTensor(tensor.path, tensor.name, tensor.source, tuple(map(int, texts[1::2])), f".{end}")
     return Copy(rule) if isinstance(rule, str) else rule, matched
 
 

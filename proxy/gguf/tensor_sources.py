@@ -1,10 +1,16 @@
-"""Tensors of safetensors files, their byte ranges, and the GGUF tensors that are built from them. Pure."""
+"""Tensors of safetensors files, their byte ranges, and the GGUF tensors that are built from them. Pure.
+
+A mixture of experts has hundreds of thousands of tensors and ranges. As msgspec's structs, they are made, hashed and
+pickled in a fraction of the time that dataclasses need.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType
 from proxy.gguf.transforms import WIDTHS, Transform, chain
@@ -39,8 +45,7 @@ class ReadTensor:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class BesideRange:
+class BesideRange(msgspec.Struct, frozen=True, gc=False):
     """The bytes from offset `start` up to `stop` of a file, a second input for the transform of a range.
 
     They are split evenly among the blocks of the range; with `is_whole`, each call of the transform gets all of them.
@@ -52,8 +57,7 @@ class BesideRange:
     is_whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SourceRange:
+class SourceRange(msgspec.Struct, frozen=True, gc=False):
     """The bytes from offset `start` up to `stop` of a file, and their transform.
 
     The ranges `beside` are read first. A call of the transform gets its bytes of each of them, then its blocks.
@@ -74,8 +78,9 @@ class SourceRange:
 
     def then(self, steps: Sequence[Transform]) -> "SourceRange":
         """The same range with more steps after its transform."""
+        if not steps:
+            return self
         first = () if self.transform is None else (self.transform,)
-        # `dataclasses.replace` takes twice as long, and a mixture of experts has tens of thousands of ranges.
         return SourceRange(self.path, self.start, self.stop, chain([*first, *steps]), self.beside, self.packed)
 
 
@@ -142,8 +147,7 @@ def unpacked(piece: SourceRange | FixedBytes) -> Iterator[SourceRange | FixedByt
         yield piece
 
 
-@dataclass(frozen=True, slots=True)
-class LocatedTensor:
+class LocatedTensor(msgspec.Struct, frozen=True, gc=False):
     """A source tensor with its file and name."""
 
     path: str
@@ -185,8 +189,7 @@ class LocatedTensor:
         return BesideRange(self.path, start + first * size, start + stop * size)
 
 
-@dataclass(frozen=True, slots=True)
-class MatchedTensor(LocatedTensor):
+class MatchedTensor(LocatedTensor, frozen=True, gc=False):
     """A source tensor with the parts of its name that its new names keep.
 
     `numbers` are the numbers in the name, such as the layer; `suffix` is `.weight` or `.bias`.

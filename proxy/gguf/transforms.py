@@ -7,10 +7,11 @@ import math
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from operator import mul
 from typing import Literal
+
+import msgspec
 
 from proxy.gguf.model_config import CannotConvert
 
@@ -25,8 +26,7 @@ _CODES: Mapping[int, _Code] = {4: "I", 2: "H"}
 """Type codes for `array`, by the bytes per number."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transform:
+class Transform(msgspec.Struct, frozen=True):
     """Turns each `block` bytes into `output_block` bytes. `change` takes any number of whole blocks, in any thread."""
 
     block: int

@@ -5,8 +5,9 @@ Python parses a tokenizer.json of 11 MB in one step of 0.3 s. During that step a
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from io import BytesIO
 from typing import Any, TypeVar
 
 from proxy.errors import Refusal
@@ -49,8 +50,8 @@ class Converter:
         """As `conversion_plan.convert_material`."""
         if self._worker is None:
             return await asyncio.to_thread(convert_material, material, quantization)
-        conversion, parts = await self._call(_convert_in_parts, material, quantization)
-        return conversion, Recipe(await asyncio.to_thread(_join, parts))
+        conversion, pickles = await self._call(_convert_in_parts, material, quantization)
+        return conversion, Recipe(await asyncio.to_thread(_join, pickles))
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Raises what the function raises, and Refusal if it needs too much time or memory."""
@@ -93,15 +94,23 @@ async def converter(sizes: Iterable[int]) -> AsyncIterator[Converter]:
         yield Converter(worker)
 
 
-def _convert_in_parts(material: Material, quantization: str | Fallback) -> tuple[Conversion, list[bytes]]:
+def _convert_in_parts(material: Material, quantization: str | Fallback) -> tuple[Conversion, bytes]:
     conversion, recipe = convert_material(material, quantization)
-    return conversion, list(_split(recipe.parts))
+    return conversion, _split(recipe.parts)
 
 
-def _split(parts: Sequence[Literal | Range]) -> Iterator[bytes]:
+def _split(parts: Sequence[Literal | Range]) -> bytes:
+    """Pickles that share their files and transforms."""
+    pickles = BytesIO()
+    pickler = pickle.Pickler(pickles, pickle.HIGHEST_PROTOCOL)
     for start in range(0, len(parts), _PARTS_PER_PICKLE):
-        yield pickle.dumps(parts[start : start + _PARTS_PER_PICKLE], pickle.HIGHEST_PROTOCOL)
+        pickler.dump(parts[start : start + _PARTS_PER_PICKLE])
+    return pickles.getvalue()
 
 
-def _join(pickles: Iterable[bytes]) -> tuple[Literal | Range, ...]:
-    return tuple(part for content in pickles for part in pickle.loads(content))  # noqa: S301
+def _join(pickles: bytes) -> tuple[Literal | Range, ...]:
+    content, parts = BytesIO(pickles), list[Literal | Range]()
+    unpickler = pickle.Unpickler(content)  # noqa: S301
+    while content.tell() < len(pickles):
+        parts += unpickler.load()
+    return tuple(parts)

@@ -187,11 +187,13 @@ def weight_upload(repository: Repository, path: str, recipe: Recipe, kind: str =
 def _bar_ranges(recipe: Recipe, digests: Mapping[RepositoryFile, str]) -> tuple[BarRange, ...]:
     """A literal counts with the range before it; neighbours of one file are merged."""
     merged: list[BarRange] = []
-    digest = next(iter(digests.values()), "")
+    file, digest = next(iter(digests.items()), (None, ""))
     for part in recipe.parts:
         file_bytes = 0
         if isinstance(part, Range):
-            digest, file_bytes = digests[part.file], part.stop - part.start
+            if part.file is not file:
+                file, digest = part.file, digests[part.file]
+            file_bytes = part.stop - part.start
         last = merged.pop() if merged and merged[-1].digest == digest else BarRange(digest, 0, 0)
         merged.append(BarRange(digest, last.blob_bytes + part.size, last.file_bytes + file_bytes))
     # A bar of a file that adds nothing to the blob could never fill.

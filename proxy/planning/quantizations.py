@@ -1,8 +1,9 @@
 """The quantizations that the proxy makes: which one a tag means, which this machine can make, and how large each is."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from proxy.config.values import Quantization
 from proxy.errors import Refusal

@@ -3,17 +3,18 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
+
+import msgspec
 
 from proxy.errors import Refusal
 from proxy.planning.file_kinds import check_pointer, substitute
-from proxy.planning.json_files import UPLOAD_AGAIN, parse_json
+from proxy.planning.json_files import UPLOAD_AGAIN
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library."""
 MAX_DIMENSIONS = 16
-MAX_NUMBER = 2**63
 ELEMENT_BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -24,8 +25,23 @@ ELEMENT_BITS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class _Field(msgspec.Struct, gc=False):
+    """What a header says of a tensor."""
+
+    dtype: str
+    shape: Annotated[tuple[_Number, ...], msgspec.Meta(max_length=MAX_DIMENSIONS)]
+    data_offsets: tuple[_Number, _Number]
+
+
+# A model may have 200,000 tensors. This takes a fifth of the time of json and of checks in Python.
+_read_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_read_field = msgspec.json.Decoder(_Field).decode
+
+
+class Tensor(msgspec.Struct, frozen=True, gc=False):
     """`start` and `stop` are offsets into the file."""
 
     dtype: str
@@ -71,7 +87,7 @@ def read_header(where: str, content: bytes, file_size: int) -> SafetensorsHeader
     """`content` is the whole header. Raises Refusal if it is broken, or does not fit the file's size."""
     try:
         tensors = dict(_tensors(content))
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except ValueError as error:
         raise Refusal(f"{where} has a broken header ({error}); {UPLOAD_AGAIN}") from error
     _check_sizes(where, tensors, len(content), file_size)
     return SafetensorsHeader(content)
@@ -80,22 +96,21 @@ def read_header(where: str, content: bytes, file_size: int) -> SafetensorsHeader
 def _tensors(content: bytes) -> Iterator[tuple[str, Tensor]]:
     if content[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
         raise ValueError("it does not begin with {")
-    for name, field in parse_json(content[LENGTH_BYTES:]).items():
-        if name != "__metadata__":
-            yield name, _tensor(name, field, len(content))
-
-
-def _tensor(name: str, field: Mapping[str, Any], base: int) -> Tensor:
-    start, stop = field["data_offsets"]
-    shape, dtype = tuple(field["shape"]), field["dtype"]
-    if not name.isprintable() or not isinstance(dtype, str) or not dtype.isidentifier():
-        raise ValueError(f"a tensor {name!r:.100} of the type {dtype!r:.100}")
-    numbers = (start, stop, *shape)
-    if not all(type(number) is int and 0 <= number < MAX_NUMBER for number in numbers) or stop < start:
-        raise ValueError(f"{name} has the shape {shape!s:.100}, from {start!s:.100} to {stop!s:.100}")
-    if len(shape) > MAX_DIMENSIONS:
-        raise ValueError(f"{name} has {len(shape)} dimensions")
-    return Tensor(dtype, shape, base + start, base + stop)
+    try:
+        fields = _read_fields(content[LENGTH_BYTES:].decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    fields.pop("__metadata__", None)
+    base = len(content)
+    for name, raw in fields.items():
+        try:
+            field = _read_field(raw)
+        except ValueError as error:
+            raise ValueError(f"{name!r:.100}: {error}") from error
+        start, stop = field.data_offsets
+        if not name.isprintable() or not field.dtype.isidentifier() or stop < start:
+            raise ValueError(f"{name!r:.100} is of the type {field.dtype!r:.100}, from {start} to {stop}")
+        yield name, Tensor(field.dtype, field.shape, base + start, base + stop)
 
 
 def _check_sizes(where: str, tensors: Mapping[str, Tensor], base: int, file_size: int) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import orjson
@@ -168,7 +169,7 @@ def _weight_map(where: str, files: Mapping[str, RepositoryFile], index: bytes) -
     weight_map = as_object(where, value).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise Refusal(f"{where} names no shards: it has no weight_map; {UPLOAD_AGAIN}")
-    for shard in weight_map.values():
+    for shard, _ in groupby(weight_map.values()):
         check_path(where, shard)
     shards = set(weight_map.values())
     if missing := sorted(shard for shard in shards if shard not in files or not files[shard].size):

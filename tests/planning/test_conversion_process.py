@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import orjson
 import pytest
+from msgspec import structs
 
 from proxy.config.sections import NO_SETTINGS
 from proxy.errors import Refusal
-from proxy.gguf.transforms import Transform
+from proxy.gguf.transforms import Transform, to_f32
+from proxy.planning import conversion_process
 from proxy.planning.conversion_plan import Material, convert_material, parts_to_read, read_tokens
 from proxy.planning.conversion_process import THREAD_BYTES, Converter, converter
 from proxy.planning.embedding import MODULES, module_files
@@ -49,7 +51,7 @@ def described(recipe: Recipe) -> Iterator[object]:
             case Literal(content):
                 yield content
             case Range(transform=Transform(block, size_after)):
-                yield replace(part, transform=None), block, size_after
+                yield structs.replace(part, transform=None), block, size_after
             case Range():
                 yield part
 
@@ -66,6 +68,17 @@ async def test_a_process_plans_what_a_thread_plans() -> None:
             assert list(described(recipe)) == list(described(as_expected))
             tokens = await one.read_tokens("acme/tiny", whole.config, files)
             assert tokens == read_tokens("acme/tiny", whole.config, files)
+
+
+def test_parts_of_a_file_stay_together_when_they_are_sent_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the file would seem to be read in pieces, which no digest can check."""
+    monkeypatch.setattr(conversion_process, "_PARTS_PER_PICKLE", 2)
+    file = RepositoryFile("model.safetensors", 30, LFS)
+    parts = (Range(file, 0, 8), Literal(b"x"), Range(file, 8, 20, to_f32("F16")), Range(file, 20, 30, to_f32("F16")))
+    recipe = Recipe(conversion_process._join(conversion_process._split(parts)))
+    assert recipe == Recipe(parts)
+    assert recipe.takes_whole_files
+    assert not recipe.unchecked
 
 
 async def test_a_refusal_is_the_same_and_the_process_goes_on() -> None:

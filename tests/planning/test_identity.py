@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from proxy.config.sections import ModelSettings
 from proxy.gguf.header import Field, write_header
@@ -75,8 +76,8 @@ def test_different_recipes_have_different_identities() -> None:
         (Range(replace(HASHED, sha256=B), 0, 50),),
         (Literal(b"x"), HEAD),
         (Literal(b"y"), HEAD),
-        (replace(HEAD, transform=UPPER),),
-        (replace(HEAD, transform=HALVED),),
+        (structs.replace(HEAD, transform=UPPER),),
+        (structs.replace(HEAD, transform=HALVED),),
         (Range(IN_GIT, 0, 50),),
         (Range(NAMELESS, 0, 50),),
         (Range(replace(NAMELESS, path="other.safetensors"), 0, 50),),
@@ -102,7 +103,7 @@ def test_a_file_without_a_digest_depends_on_the_commit(stop: int) -> None:
 
 def test_a_transform_depends_on_version_and_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may read other files of the commit."""
-    part = made_of(replace(HEAD, transform=UPPER))
+    part = made_of(structs.replace(HEAD, transform=UPPER))
     blob_identities = {upload_identity(where, part) for where in (HERE, MOVED, ELSEWHERE)}
     monkeypatch.setattr(identity, "__version__", "99")
     assert len(blob_identities | {upload_identity(HERE, part)}) == 4
@@ -112,7 +113,7 @@ def test_a_transform_id_replaces_commit_and_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same transform_id is the same blob in every commit, repository and version."""
-    first, second = (made_of(replace(HEAD, transform=UPPER, transform_id=one)) for one in ("a", "b"))
+    first, second = (made_of(structs.replace(HEAD, transform=UPPER, transform_id=one)) for one in ("a", "b"))
     assert len({upload_identity(where, first) for where in (HERE, MOVED, ELSEWHERE)}) == 1
     before = upload_identity(HERE, first)
     assert upload_identity(HERE, second) != before
@@ -148,8 +149,8 @@ def test_whatever_the_data_depend_on_identifies_them() -> None:
     ggufs = [
         gguf_of(),
         gguf_of(data=TAIL),
-        gguf_of(data=replace(HEAD, transform=UPPER, transform_id="a")),
-        gguf_of(data=replace(HEAD, transform=UPPER, transform_id="b")),
+        gguf_of(data=structs.replace(HEAD, transform=UPPER, transform_id="a")),
+        gguf_of(data=structs.replace(HEAD, transform=UPPER, transform_id="b")),
         gguf_of(tensors=[TensorInfo("b", (32,), TensorType.F32, 0)]),
         gguf_of(tensors=[TensorInfo("a", (2, 16), TensorType.F32, 0)]),
         gguf_of(tensors=[TensorInfo("a", (32,), TensorType.Q4_0, 0)]),
@@ -299,7 +300,7 @@ def test_a_digest_that_nobody_has_found_stays_unknown() -> None:
 
 
 def test_an_adapters_base_is_filled_in_too() -> None:
-    made = made_of(replace(HEAD, transform=UPPER))
+    made = made_of(structs.replace(HEAD, transform=UPPER))
     base = plan(UNKNOWN)
     before = plan(made, base=Base("hf.co/acme/base:q8_0", base))
     after = with_known_digests(before, found_for(UNKNOWN))

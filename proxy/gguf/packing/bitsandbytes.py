@@ -168,12 +168,13 @@ def _find_4bit(weights: Located, name: str, state: LocatedTensor, expected: _Sta
     else:
         _check_size(scales, "F32", _F32 * expected.scales)
         companions = [Companion(scales, _F32 * share), Companion(state)]
+    decode = decoder(_decode_4bit, expected._replace(offset=0.0))
     tensor = PackedRows(
         expected.kind.upper(),
         expected.shape,
         numbers,
-        decoder(_decode_4bit, expected._replace(offset=0.0)),
-        RowGroups(tuple(companions), expected.group, rows, are_alike=expected.group == 1),
+        companions,
+        RowGroups(decode, expected.group, rows, are_alike=expected.group == 1),
     )
     known = (name, f"{name}.quant_map", *(one.tensor.name for one in companions))
     return Found(name, numbers.path, tensor, known)
@@ -256,8 +257,8 @@ def _find_int8(weights: Located, name: str) -> Found:
         content = form.source.content if isinstance(form.source, ReadTensor) else b""
         if len(content) != 1 or content[0] != _ROW_FORMAT:
             raise CannotConvert(f"{form.name} is {content.hex() or 'unread'}; only rows ({_ROW_FORMAT:02x}) are known")
-    decode = decoder(_decode_int8, numbers.shape[1])
-    tensor = PackedRows("INT8", numbers.shape, numbers, decode, RowGroups((Companion(scales, _F32),), 1, rows))
+    groups = RowGroups(decoder(_decode_int8, numbers.shape[1]), 1, rows)
+    tensor = PackedRows("INT8", numbers.shape, numbers, [Companion(scales, _F32)], groups)
     return Found(name, numbers.path, tensor, (name, scales.name, _format_name(name)))
 
 

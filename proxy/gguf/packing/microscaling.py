@@ -54,15 +54,15 @@ class Mxfp4Rows(PackedRows):
 
     def __init__(self, shape: tuple[int, ...], numbers: LocatedTensor, scales: LocatedTensor, part: Part) -> None:
         blocks = shape[-1] // _MXFP4
-        groups = RowGroups((Companion(scales, blocks * part.every),), 1, shape[-2])
-        super().__init__("MXFP4", shape, numbers, decoder(_mxfp4, part), groups)
+        groups = RowGroups(decoder(_mxfp4, part), 1, shape[-2])
+        super().__init__("MXFP4", shape, numbers, [Companion(scales, blocks * part.every)], groups)
         self._scales, self._part = scales, part
 
     def in_mxfp4(self) -> Mxfp4Pieces:
         every, blocks = self._part.every, self.shape[-1] // _MXFP4
         rows, step = prod(self.shape[:-1]), max(_MAX_SCALES // (blocks * every), 1)
         spans = [(first, min(first + step, rows)) for first in range(0, rows, step)]
-        transform, start, size = repack_mxfp4(blocks, *self._part), self._numbers.source.start, self._row_size
+        transform, start, size = repack_mxfp4(blocks, *self._part), self._numbers.source.start, self._rows.size
         kept = tuple(
             SourceRange(
                 self._numbers.path,
@@ -138,10 +138,10 @@ def _nvfp4_of(name: str, tensors: Sequence[LocatedTensor], global_name: str, wei
         raise _unfit("NVFP4", [*tensors, one])
     is_modelopt = numbers.name.endswith(_PLAIN)
     scale = _GlobalScale(not is_modelopt, _E2M1_OF_MODELOPT if is_modelopt else _E2M1)
-    groups = RowGroups((Companion(one), Companion(scales, scales.shape[1])), 1, numbers.shape[0])
+    groups = RowGroups(decoder(_nvfp4, scale), 1, numbers.shape[0])
     inputs = weights.get(name.removesuffix("weight") + ("input_scale" if is_modelopt else _INPUT_SCALE))
     beside = Scales(scales, one, inputs if inputs is None or _is_one_number(inputs) else None, not is_modelopt)
-    tensor = Nvfp4Rows((numbers.shape[0], width), numbers, decoder(_nvfp4, scale), groups, beside)
+    tensor = Nvfp4Rows((numbers.shape[0], width), numbers, groups, beside)
     return _found(name, [*tensors, one], tensor, weights)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from proxy.gguf.model_config import CannotConvert, CannotKeep
 from proxy.gguf.packing.halves import in_halves
-from proxy.gguf.packing.packed import Array, DecodeRows, PackedRows, RowGroups
+from proxy.gguf.packing.packed import Array, Companion, PackedRows, RowGroups
 from proxy.gguf.tensor_sources import BesideRange, LocatedTensor, Repacked, SourceRange
 from proxy.gguf.tensors import BLOCKS, TensorType
 from proxy.gguf.transforms import WIDTHS, Transform, chain, interleave
@@ -54,10 +54,9 @@ class Scales(NamedTuple):
 class Nvfp4Rows(PackedRows):
     """A matrix of NVFP4, which can become F32, or stay."""
 
-    def __init__(
-        self, shape: tuple[int, int], numbers: LocatedTensor, decode: DecodeRows, groups: RowGroups, scales: Scales
-    ) -> None:
-        super().__init__("NVFP4", shape, numbers, decode, groups)
+    def __init__(self, shape: tuple[int, int], numbers: LocatedTensor, groups: RowGroups, scales: Scales) -> None:
+        companions = [Companion(scales.matrix), Companion(scales.blocks, scales.blocks.shape[1])]
+        super().__init__("NVFP4", shape, numbers, companions, groups)
         self._scales = scales
 
     def repack(self, piece: SourceRange) -> Repacked:

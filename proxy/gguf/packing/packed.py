@@ -1,7 +1,6 @@
 """How F32 rows are made from the bytes of packed tensors, a few rows at a time. Pure."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
@@ -36,8 +35,7 @@ class Found(NamedTuple):
     """The names of the tensors that it is made from."""
 
 
-@dataclass(frozen=True, slots=True)
-class Companion:
+class Companion(NamedTuple):
     """A tensor that belongs to the numbers of another, such as their scales."""
 
     tensor: LocatedTensor
@@ -69,11 +67,10 @@ def decoder(decode: Callable[..., bytes], layout: Hashable) -> Callable[..., byt
     return partial(decode, layout)
 
 
-@dataclass(frozen=True, slots=True)
-class RowGroups:
+class RowGroups(NamedTuple):
     """The groups of rows of a tensor that share their companions' bytes: `rows` consecutive rows each."""
 
-    companions: tuple[Companion, ...]
+    decode: DecodeRows
     rows: int
     matrix_rows: int
     """A group ends at the last of so many rows, also if it has fewer rows than others."""
@@ -116,7 +113,7 @@ class PackedRows(PackedTensor):
         form: str,
         shape: tuple[int, ...],
         numbers: LocatedTensor,
-        decode: DecodeRows,
+        companions: Sequence[Companion],
         groups: RowGroups,
     ) -> None:
         """Raises CannotConvert if the numbers do not fill the rows."""
@@ -124,49 +121,26 @@ class PackedRows(PackedTensor):
         if not rows or size % rows:
             raise CannotConvert(f"{numbers.name} has {size} bytes for {rows} rows, which do not fit each other")
         super().__init__(form, shape, numbers.source.start)
-        self._numbers, self._decode, self._groups = numbers, decode, groups
-        self._row_size = size // rows
-        """Bytes of the numbers of a row."""
+        self._numbers, self._companions = numbers, tuple(one.tensor for one in companions)
+        sizes = tuple((one.group_size, one.tensor.size) for one in companions)
+        self._rows = _Rows(groups, size // rows, shape[-1], sizes)
 
     def unpack(self, piece: SourceRange) -> Iterator[SourceRange]:
         row_size = _F32 * self.shape[-1]
-        first, stop = ((offset - self.start) // row_size for offset in (piece.start, piece.stop))
-        is_large = self._groups.are_alike and self._groups.rows * self._row_size > _LARGE
-        split = partial(self._groups.split, one_by_one=is_large)
-        # The step after this one may need blocks that end in the middle of a group.
-        for pieces, is_one_block in ((split, False), (self._groups.matrices, True)):
-            ranges = [self._range(*rows, piece.transform, is_one_block=is_one_block) for rows in pieces(first, stop)]
-            if all((one.stop - one.start) % one.transform.block == 0 for one in ranges if one.transform):
-                yield from ranges
-                return
-        raise CannotConvert(
-            f"a tensor of the shape {list(self.shape)} has scales for each {self._groups.rows} rows, which do not fit "
-            "the order in which llama.cpp wants its rows"
-        )
-
-    def _range(self, first: int, stop: int, after: Transform | None, *, is_one_block: bool) -> SourceRange:
-        groups = self._groups
-        group, last = groups.number(first), groups.number(stop - 1)
-        is_within_group = group == last and not is_one_block and groups.are_alike
-        is_one_block = is_one_block or (group == last and not groups.are_alike)
-        beside = [_beside(one, group, last, is_whole=is_within_group or is_one_block) for one in groups.companions]
-        layout = _Layout(
-            stop - first if is_one_block else 1 if is_within_group else groups.rows,
-            groups.skipped(first) if is_one_block else 0,
-            self._row_size,
-            tuple(
-                between.stop - between.start if between.is_whole else -one.group_size
-                for one, between in zip(groups.companions, beside, strict=True)
-            ),
-        )
-        start = self._numbers.source.start
-        return SourceRange(
-            self._numbers.path,
-            start + first * self._row_size,
-            start + stop * self._row_size,
-            _transform(self._decode, layout, self.shape[-1], after),
-            tuple(beside),
-        )
+        first, stop = (piece.start - self.start) // row_size, (piece.stop - self.start) // row_size
+        path, start = self._numbers.path, self._numbers.source.start
+        cuts = _cuts(self._rows, first, stop, piece.transform)
+        if cuts is None:
+            raise CannotConvert(
+                f"a tensor of the shape {list(self.shape)} has scales for each {self._rows.groups.rows} rows, which do "
+                "not fit the order in which llama.cpp wants its rows"
+            )
+        for cut in cuts:
+            beside = [
+                BesideRange(one.path, one.source.start + begin, one.source.start + end, is_whole)
+                for one, (begin, end, is_whole) in zip(self._companions, cut.beside, strict=True)
+            ]
+            yield SourceRange(path, start + cut.start, start + cut.stop, cut.transform, tuple(beside))
 
 
 class PackedMatrix(PackedTensor):
@@ -200,6 +174,73 @@ class PackedMatrix(PackedTensor):
         yield SourceRange(self._numbers.path, source.start, source.stop, transform, tuple(beside))
 
 
+class _Rows(NamedTuple):
+    """What tensors that are cut alike have in common."""
+
+    groups: RowGroups
+    size: int
+    """Bytes of the numbers of a row."""
+    width: int
+    companions: tuple[tuple[int, int], ...]
+    """For each companion `group_size`, and all its bytes."""
+
+
+class _Cut(NamedTuple):
+    """A range of a tensor's numbers. Offsets count from the start of each tensor."""
+
+    start: int
+    stop: int
+    transform: Transform
+    beside: tuple[tuple[int, int, bool], ...]
+    """Start and stop for each companion, and whether each call of the transform gets all of these bytes."""
+
+
+@lru_cache(maxsize=1024)
+def _cuts(rows: _Rows, first: int, stop: int, after: Transform | None) -> list[_Cut] | None:
+    """The ranges that make the rows from `first` up to `stop`; None if `after` needs other blocks.
+
+    Cached, because tens of thousands of experts share a few.
+    """
+    groups = rows.groups
+    is_large = groups.are_alike and groups.rows * rows.size > _LARGE
+    split = partial(groups.split, one_by_one=is_large)
+    # The step after this one may need blocks that end in the middle of a group.
+    for pieces, is_one_block in ((split, False), (groups.matrices, True)):
+        cuts = [_cut_piece(rows, range(*piece), after, is_one_block=is_one_block) for piece in pieces(first, stop)]
+        if all((one.stop - one.start) % one.transform.block == 0 for one in cuts):
+            return cuts
+    return None
+
+
+def _cut_piece(rows: _Rows, piece: range, after: Transform | None, *, is_one_block: bool) -> _Cut:
+    groups = rows.groups
+    group, last = groups.number(piece.start), groups.number(piece.stop - 1)
+    is_within_group = group == last and not is_one_block and groups.are_alike
+    is_one_block = is_one_block or (group == last and not groups.are_alike)
+    is_whole = is_within_group or is_one_block
+    beside = [
+        (group * size, min((last + 1) * size, total), is_whole) if size else (0, total, True)
+        for size, total in rows.companions
+    ]
+    sizes = zip(beside, rows.companions, strict=True)
+    layout = _Layout(
+        len(piece) if is_one_block else 1 if is_within_group else groups.rows,
+        groups.skipped(piece.start) if is_one_block else 0,
+        rows.size,
+        tuple(end - begin if is_all else -size for (begin, end, is_all), (size, _) in sizes),
+    )
+    transform = _transform(groups.decode, layout, rows.width, after)
+    return _Cut(piece.start * rows.size, piece.stop * rows.size, transform, tuple(beside))
+
+
+@lru_cache(maxsize=1024)
+def _transform(decode: DecodeRows, layout: "_Layout", width: int, after: Transform | None) -> Transform:
+    """Cached, because ranges of many rows share a few."""
+    size, output = layout.rows * layout.row_size, _F32 * layout.rows * width
+    step = Transform(size, output, partial(_decode_rows, decode, layout))
+    return step if after is None else chain([step, after]) or step
+
+
 class _Layout(NamedTuple):
     """What a transform gets: the bytes of each companion, then rows of numbers."""
 
@@ -210,22 +251,6 @@ class _Layout(NamedTuple):
     """Bytes of the numbers of a row."""
     sizes: tuple[int, ...]
     """The bytes of each companion; below 0: as many for each block."""
-
-
-@lru_cache(maxsize=1024)
-def _transform(decode: DecodeRows, layout: _Layout, width: int, after: Transform | None) -> Transform | None:
-    """Cached, because tens of thousands of experts share a few."""
-    size, output = layout.rows * layout.row_size, _F32 * layout.rows * width
-    step = Transform(size, output, partial(_decode_rows, decode, layout))
-    return chain([step] if after is None else [step, after])
-
-
-def _beside(companion: Companion, group: int, last: int, *, is_whole: bool) -> BesideRange:
-    source, size = companion.tensor.source, companion.group_size
-    if not size:
-        return BesideRange(companion.tensor.path, source.start, source.stop, is_whole=True)
-    stop = min(source.start + (last + 1) * size, source.stop)
-    return BesideRange(companion.tensor.path, source.start + group * size, stop, is_whole)
 
 
 def _decode_rows(decode: DecodeRows, layout: _Layout, content: bytes) -> bytes:

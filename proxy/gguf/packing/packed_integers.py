@@ -22,7 +22,6 @@ from proxy.gguf.packing.coded_rows import Codes, ColumnGroups, codes_of, decode,
 from proxy.gguf.packing.packed import (
     Array,
     Companion,
-    DecodeRows,
     Found,
     Located,
     PackedRows,
@@ -152,7 +151,7 @@ def _grid(strategy: object, size: object, block: object) -> tuple[int, int] | No
     return None
 
 
-def _found(name: str, weights: Located, schemes: Sequence[_Scheme]) -> Found:
+def _found(name: str, weights: Located, schemes: tuple[_Scheme, ...]) -> Found:
     numbers = weights[f"{name}_packed"]
     scales, shape = (_companion(f"{name}_{end}", weights) for end in ("scale", "shape"))
     zeros, order = weights.get(f"{name}_zero_point"), weights.get(f"{name}_g_idx")
@@ -167,29 +166,28 @@ def _found(name: str, weights: Located, schemes: Sequence[_Scheme]) -> Found:
         )
     ):
         raise _unfit(name, [numbers, shape, *filter(None, [order])])
-    group = layout.group_rows
-    scale_size = WIDTHS[scales.dtype] * layout.scales * (group // layout.rows)
+    groups, scale_size, zero_size = _groups(layout, is_ordered=order is not None)
     companions = [Companion(shape), Companion(scales, scale_size)]
     if zeros:
-        size = _WORD * layout.zero_words if zeros.dtype == "I32" else group // layout.rows
-        companions.append(Companion(zeros, size * layout.scales))
+        companions.append(Companion(zeros, zero_size))
     if order:
         companions.append(Companion(order))
-    tensor = PackedRows(
-        f"INT{layout.bits}",
-        layout.shape,
-        numbers,
-        _decoder(layout, is_ordered=order is not None),
-        RowGroups(tuple(companions), group, layout.shape[0], are_alike=layout.zeros != "I32"),
-    )
-    replaced = [numbers, scales, shape, *filter(None, [zeros, order])]
-    return Found(name, numbers.path, tensor, tuple(one.name for one in replaced))
+    tensor = PackedRows(f"INT{layout.bits}", layout.shape, numbers, companions, groups)
+    return Found(name, numbers.path, tensor, (numbers.name, *(one.tensor.name for one in companions)))
 
 
 @lru_cache
-def _decoder(layout: _Layout, *, is_ordered: bool) -> DecodeRows:
-    """Cached, because tens of thousands of experts share a few."""
-    return decoder(_weights, layout._replace(is_ordered=is_ordered))
+def _groups(layout: _Layout, *, is_ordered: bool) -> tuple[RowGroups, int, int]:
+    """The groups of rows, and the bytes of a group's scales and zero points.
+
+    Cached, because tens of thousands of experts share a few.
+    """
+    rows = layout.group_rows
+    count = layout.scales * (rows // layout.rows)
+    zeros = _WORD * layout.zero_words * layout.scales if layout.zeros == "I32" else count
+    decode = decoder(_weights, layout._replace(is_ordered=is_ordered))
+    groups = RowGroups(decode, rows, layout.shape[0], are_alike=layout.zeros != "I32")
+    return groups, WIDTHS[layout.scale_dtype] * count, zeros
 
 
 def _companion(name: str, weights: Located) -> LocatedTensor:
@@ -202,20 +200,20 @@ def _layout(
     name: str,
     numbers: LocatedTensor,
     scales: LocatedTensor,
-    schemes: Sequence[_Scheme],
+    schemes: tuple[_Scheme, ...],
     zeros: LocatedTensor | None,
 ) -> _Layout:
     """The only layout that the shapes and the config allow."""
     if not schemes:
         raise CannotConvert(f"{name}_packed has packed integers, but config.json does not say of how many bits")
     tensors = [numbers, scales, *([zeros] if zeros else [])]
-    fitting = [(scheme, layout) for scheme in schemes for layout in _layouts(tuple(map(_Form.of, tensors)), scheme)]
-    if len({layout for _, layout in fitting}) > 1:
-        fitting = [(scheme, layout) for scheme, layout in fitting if scheme in _targeting(name, schemes)]
-    layouts = {layout for _, layout in fitting}
+    forms = tuple(map(_Form.of, tensors))
+    layouts = _layouts(forms, schemes)
+    if len(layouts) > 1:
+        layouts = _layouts(forms, _targeting(name, schemes))
     if len(layouts) != 1:
         raise _unfit(name, tensors)
-    return layouts.pop()
+    return layouts[0]
 
 
 def _unfit(name: str, tensors: Sequence[LocatedTensor]) -> CannotConvert:
@@ -227,9 +225,9 @@ def _unfit(name: str, tensors: Sequence[LocatedTensor]) -> CannotConvert:
 
 
 @lru_cache
-def _layouts(tensors: tuple[_Form, ...], scheme: _Scheme) -> tuple[_Layout, ...]:
-    """Each way to read the tensors by a scheme that fits their shapes. Cached as the decoder is."""
-    return tuple(_fitting(tensors, scheme))
+def _layouts(tensors: tuple[_Form, ...], schemes: tuple[_Scheme, ...]) -> tuple[_Layout, ...]:
+    """Each way to read the tensors by one of the schemes that fits their shapes. Cached as the groups are."""
+    return tuple(dict.fromkeys(layout for scheme in schemes for layout in _fitting(tensors, scheme)))
 
 
 def _fitting(tensors: tuple[_Form, ...], scheme: _Scheme) -> Iterator[_Layout]:
@@ -276,14 +274,13 @@ def _fit(layout: _Layout, scales: _Form, zeros: Sequence[_Form]) -> bool:
     return True
 
 
-def _targeting(name: str, schemes: Sequence[_Scheme]) -> list[_Scheme]:
+def _targeting(name: str, schemes: Sequence[_Scheme]) -> tuple[_Scheme, ...]:
     """Those of the most specific targets: a name, else a pattern, else a class (`match_targets` of utils/match.py)."""
     module = name.removesuffix(".weight")
     for is_target in (module.__eq__, partial(_matches, module), "Linear".__eq__):
-        targeting = [scheme for scheme in schemes if any(map(is_target, scheme.targets))]
-        if targeting:
+        if targeting := tuple(scheme for scheme in schemes if any(map(is_target, scheme.targets))):
             return targeting
-    return []
+    return ()
 
 
 def _matches(module: str, target: str) -> bool:

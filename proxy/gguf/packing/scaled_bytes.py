@@ -126,12 +126,13 @@ def find_grid(name: str, shape: tuple[int, ...], scales: SourceTensor, block: tu
 
 def scaled_bytes(numbers: LocatedTensor, scales: LocatedTensor, grid: Grid) -> PackedRows:
     """The products of the numbers and their scales, which may be in another file."""
+    decode = decoder(_products, _Layout(numbers.dtype, scales.dtype, grid))
     return PackedRows(
         FORMS[numbers.dtype],
         numbers.shape,
         numbers,
-        decoder(_products, _Layout(numbers.dtype, scales.dtype, grid)),
-        RowGroups((Companion(scales, SCALE_BYTES[scales.dtype] * grid.scales),), grid.rows, grid.matrix_rows),
+        [Companion(scales, SCALE_BYTES[scales.dtype] * grid.scales)],
+        RowGroups(decode, grid.rows, grid.matrix_rows),
     )
 
 
