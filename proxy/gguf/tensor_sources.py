@@ -117,6 +117,7 @@ class Mxfp4Pieces(NamedTuple):
 class PackedTensor(ABC):
     """A tensor that is stored quantized. A family's rules see the F32 numbers that it stands for."""
 
+    __slots__ = ("form", "shape", "start", "stop")
     dtype = "F32"
 
     def __init__(self, form: str, shape: tuple[int, ...], start: int) -> None:
@@ -183,10 +184,10 @@ class LocatedTensor(msgspec.Struct, frozen=True, gc=False):
         end = self.source.stop if stop is None else self.source.start + stop * size
         return SourceRange(self.path, start, end, packed=self.source if isinstance(self.source, PackedTensor) else None)
 
-    def beside(self, first: int, stop: int, *, size: int) -> BesideRange:
+    def beside(self, first: int, stop: int, *, size: int, is_whole: bool = False) -> BesideRange:
         """The rows from `first` up to `stop`, each `size` bytes long, beside another range."""
         start = self.source.start
-        return BesideRange(self.path, start + first * size, start + stop * size)
+        return BesideRange(self.path, start + first * size, start + stop * size, is_whole)
 
 
 class MatchedTensor(LocatedTensor, frozen=True, gc=False):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from sys import intern
 from typing import Annotated
 
 import msgspec
@@ -110,7 +111,7 @@ def _tensors(content: bytes) -> Iterator[tuple[str, Tensor]]:
         start, stop = field.data_offsets
         if not name.isprintable() or not field.dtype.isidentifier() or stop < start:
             raise ValueError(f"{name!r:.100} is of the type {field.dtype!r:.100}, from {start} to {stop}")
-        yield name, Tensor(field.dtype, field.shape, base + start, base + stop)
+        yield name, Tensor(intern(field.dtype), field.shape, base + start, base + stop)
 
 
 def _check_sizes(where: str, tensors: Mapping[str, Tensor], base: int, file_size: int) -> None:

@@ -50,7 +50,7 @@ class Selection:
     companions: tuple[RepositoryFile, ...]
     """COMPANIONS, and small files that the repository itself names."""
     weight_map: Mapping[str, str] | None = None
-    """From the index: tensor to shard."""
+    """From the index: tensor to shard. All tensors of a shard share its text."""
     warnings: tuple[str, ...] = ()
     """Why better weights of the repository are not taken."""
 
@@ -171,7 +171,7 @@ def _weight_map(where: str, files: Mapping[str, RepositoryFile], index: bytes) -
         raise Refusal(f"{where} names no shards: it has no weight_map; {UPLOAD_AGAIN}")
     for shard, _ in groupby(weight_map.values()):
         check_path(where, shard)
-    shards = set(weight_map.values())
+    shards = {shard: shard for shard in weight_map.values()}
     if missing := sorted(shard for shard in shards if shard not in files or not files[shard].size):
         lack = "is empty" if missing[0] in files else "the repository does not have"
         raise _Incomplete(f"{where} names {missing[0]}, which {lack}; its upload is incomplete: {UPLOAD_AGAIN}")
@@ -180,4 +180,4 @@ def _weight_map(where: str, files: Mapping[str, RepositoryFile], index: bytes) -
             f"{where} names {nested[0]}, but the proxy reads only *.safetensors in the top folder; pull a GGUF of the "
             "model"
         )
-    return weight_map
+    return {name: shards[shard] for name, shard in weight_map.items()}

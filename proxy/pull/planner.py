@@ -228,7 +228,9 @@ class Planner:
         repository = request.repository
         await reading.read(file for file in repository.files if file.path in (CONFIG, INDEX, MODULES))
         module_paths = module_files(reading.contents.get(MODULES))
-        selection = await asyncio.to_thread(choose_files, repository, reading.contents.get(INDEX), module_paths)
+        # Nothing else reads the index, which may have 20 MB.
+        index = reading.contents.pop(INDEX, None)
+        selection = await asyncio.to_thread(choose_files, repository, index, module_paths)
         with _naming_what_was_passed_over(selection):
             plan = await self._plan_conversion(reference, reading, request, selection)
         return replace(plan, warnings=(*selection.warnings, *plan.warnings))

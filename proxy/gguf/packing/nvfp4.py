@@ -54,6 +54,8 @@ class Scales(NamedTuple):
 class Nvfp4Rows(PackedRows):
     """A matrix of NVFP4, which can become F32, or stay."""
 
+    __slots__ = ("_scales",)
+
     def __init__(self, shape: tuple[int, int], numbers: LocatedTensor, groups: RowGroups, scales: Scales) -> None:
         companions = [Companion(scales.matrix), Companion(scales.blocks, scales.blocks.shape[1])]
         super().__init__("NVFP4", shape, numbers, companions, groups)

@@ -5,6 +5,7 @@ from functools import lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +24,7 @@ _PORTION = 1 << 19
 """Numbers of a transposed matrix that are decoded at a time."""
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True, gc=False):
     """A packed tensor, and what it takes the place of."""
 
     name: str
@@ -35,7 +36,7 @@ class Found(NamedTuple):
     """The names of the tensors that it is made from."""
 
 
-class Companion(NamedTuple):
+class Companion(msgspec.Struct, frozen=True, gc=False):
     """A tensor that belongs to the numbers of another, such as their scales."""
 
     tensor: LocatedTensor
@@ -108,6 +109,8 @@ class RowGroups(NamedTuple):
 class PackedRows(PackedTensor):
     """A tensor whose rows follow each other in `numbers`, each in equally many bytes. A decoder can be pickled."""
 
+    __slots__ = ("_companions", "_numbers", "_rows")
+
     def __init__(
         self,
         form: str,
@@ -123,7 +126,7 @@ class PackedRows(PackedTensor):
         super().__init__(form, shape, numbers.source.start)
         self._numbers, self._companions = numbers, tuple(one.tensor for one in companions)
         sizes = tuple((one.group_size, one.tensor.size) for one in companions)
-        self._rows = _Rows(groups, size // rows, shape[-1], sizes)
+        self._rows = _shared(_Rows(groups, size // rows, shape[-1], sizes))
 
     def unpack(self, piece: SourceRange) -> Iterator[SourceRange]:
         row_size = _F32 * self.shape[-1]
@@ -136,15 +139,15 @@ class PackedRows(PackedTensor):
                 "not fit the order in which llama.cpp wants its rows"
             )
         for cut in cuts:
-            beside = [
-                BesideRange(one.path, one.source.start + begin, one.source.start + end, is_whole)
-                for one, (begin, end, is_whole) in zip(self._companions, cut.beside, strict=True)
-            ]
+            pairs = zip(self._companions, cut.beside, strict=True)
+            beside = [one.beside(part.start, part.stop, size=1, is_whole=part.is_whole) for one, part in pairs]
             yield SourceRange(path, start + cut.start, start + cut.stop, cut.transform, tuple(beside))
 
 
 class PackedMatrix(PackedTensor):
     """A matrix of `shape` that is stored transposed, so that each of its rows needs all `numbers`."""
+
+    __slots__ = ("_companions", "_decode", "_numbers")
 
     def __init__(
         self,
@@ -174,7 +177,7 @@ class PackedMatrix(PackedTensor):
         yield SourceRange(self._numbers.path, source.start, source.stop, transform, tuple(beside))
 
 
-class _Rows(NamedTuple):
+class _Rows(msgspec.Struct, frozen=True, gc=False):
     """What tensors that are cut alike have in common."""
 
     groups: RowGroups
@@ -185,21 +188,17 @@ class _Rows(NamedTuple):
     """For each companion `group_size`, and all its bytes."""
 
 
-class _Cut(NamedTuple):
-    """A range of a tensor's numbers. Offsets count from the start of each tensor."""
-
-    start: int
-    stop: int
-    transform: Transform
-    beside: tuple[tuple[int, int, bool], ...]
-    """Start and stop for each companion, and whether each call of the transform gets all of these bytes."""
+@lru_cache(maxsize=1024)
+def _shared(rows: _Rows) -> _Rows:
+    """One object for equal ones: tens of thousands of experts share a few."""
+    return rows
 
 
 @lru_cache(maxsize=1024)
-def _cuts(rows: _Rows, first: int, stop: int, after: Transform | None) -> list[_Cut] | None:
+def _cuts(rows: _Rows, first: int, stop: int, after: Transform | None) -> list[SourceRange] | None:
     """The ranges that make the rows from `first` up to `stop`; None if `after` needs other blocks.
 
-    Cached, because tens of thousands of experts share a few.
+    They name no file, and count from the start of each tensor. Cached: tens of thousands of experts share a few.
     """
     groups = rows.groups
     is_large = groups.are_alike and groups.rows * rows.size > _LARGE
@@ -207,38 +206,40 @@ def _cuts(rows: _Rows, first: int, stop: int, after: Transform | None) -> list[_
     # The step after this one may need blocks that end in the middle of a group.
     for pieces, is_one_block in ((split, False), (groups.matrices, True)):
         cuts = [_cut_piece(rows, range(*piece), after, is_one_block=is_one_block) for piece in pieces(first, stop)]
-        if all((one.stop - one.start) % one.transform.block == 0 for one in cuts):
+        if all((one.stop - one.start) % one.transform.block == 0 for one in cuts if one.transform):
             return cuts
     return None
 
 
-def _cut_piece(rows: _Rows, piece: range, after: Transform | None, *, is_one_block: bool) -> _Cut:
+def _cut_piece(rows: _Rows, piece: range, after: Transform | None, *, is_one_block: bool) -> SourceRange:
     groups = rows.groups
     group, last = groups.number(piece.start), groups.number(piece.stop - 1)
     is_within_group = group == last and not is_one_block and groups.are_alike
     is_one_block = is_one_block or (group == last and not groups.are_alike)
     is_whole = is_within_group or is_one_block
     beside = [
-        (group * size, min((last + 1) * size, total), is_whole) if size else (0, total, True)
+        BesideRange("", group * size, min((last + 1) * size, total) if size else total, is_whole or not size)
         for size, total in rows.companions
     ]
-    sizes = zip(beside, rows.companions, strict=True)
     layout = _Layout(
         len(piece) if is_one_block else 1 if is_within_group else groups.rows,
         groups.skipped(piece.start) if is_one_block else 0,
         rows.size,
-        tuple(end - begin if is_all else -size for (begin, end, is_all), (size, _) in sizes),
+        tuple(
+            one.stop - one.start if one.is_whole else -size
+            for one, (size, _) in zip(beside, rows.companions, strict=True)
+        ),
     )
     transform = _transform(groups.decode, layout, rows.width, after)
-    return _Cut(piece.start * rows.size, piece.stop * rows.size, transform, tuple(beside))
+    return SourceRange("", piece.start * rows.size, piece.stop * rows.size, transform, tuple(beside))
 
 
 @lru_cache(maxsize=1024)
-def _transform(decode: DecodeRows, layout: "_Layout", width: int, after: Transform | None) -> Transform:
+def _transform(decode: DecodeRows, layout: "_Layout", width: int, after: Transform | None) -> Transform | None:
     """Cached, because ranges of many rows share a few."""
     size, output = layout.rows * layout.row_size, _F32 * layout.rows * width
     step = Transform(size, output, partial(_decode_rows, decode, layout))
-    return step if after is None else chain([step, after]) or step
+    return chain([step] if after is None else [step, after])
 
 
 class _Layout(NamedTuple):

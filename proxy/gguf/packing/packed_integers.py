@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 from math import ceil, prod
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
@@ -37,6 +38,7 @@ _WORD = 4
 """Bytes of an I32."""
 _WORD_BITS = 32
 _BITS = range(2, 9)
+_FORMS = {bits: f"INT{bits}" for bits in _BITS}
 _SHAPE_TYPES = ("I64", "I32")
 """compressed-tensors writes the first."""
 
@@ -107,7 +109,7 @@ class _Layout(NamedTuple):
         return ceil(numbers * self.bits / _WORD_BITS) if self.is_dense else ceil(numbers / (_WORD_BITS // self.bits))
 
 
-class _Form(NamedTuple):
+class _Form(msgspec.Struct, frozen=True, gc=False):
     """What of a tensor decides about the layout."""
 
     dtype: str
@@ -172,7 +174,7 @@ def _found(name: str, weights: Located, schemes: tuple[_Scheme, ...]) -> Found:
         companions.append(Companion(zeros, zero_size))
     if order:
         companions.append(Companion(order))
-    tensor = PackedRows(f"INT{layout.bits}", layout.shape, numbers, companions, groups)
+    tensor = PackedRows(_FORMS[layout.bits], layout.shape, numbers, companions, groups)
     return Found(name, numbers.path, tensor, (numbers.name, *(one.tensor.name for one in companions)))
 
 
