@@ -34,6 +34,25 @@ CONVERTED = sorted(
 )
 
 
+NEWER = sorted(REPOSITORIES.keys() - set(CONVERTED))
+
+
+@pytest.mark.parametrize("name", NEWER)
+async def test_the_blob_for_a_newer_ollama_is_the_converters_file_byte_for_byte(
+    client: Client, hub: StandInHub, ollama: StandInOllama, name: str
+) -> None:
+    """Without a chat template: this Ollama renders it by itself, so its GGUF says something else about BOS."""
+    ollama.version = "0.40.0"
+    files = dict(REPOSITORIES[name].files())
+    tokenizer = json.loads(files["tokenizer_config.json"])
+    files["tokenizer_config.json"] = json.dumps(tokenizer | {"chat_template": None}).encode()
+    hub.add("acme/tiny", files)
+    tag = native_tag(files).lower()
+    assert (await client.pull(f"{NAME}:{tag}"))[-1] == {"status": "success"}
+    expected = converted(files, quantization=tag.upper())
+    assert ollama.blobs[digest_of(expected)] == len(expected)
+
+
 @pytest.mark.parametrize("name", CONVERTED)
 async def test_the_blob_is_the_converters_file_byte_for_byte(
     client: Client, hub: StandInHub, ollama: StandInOllama, name: str
