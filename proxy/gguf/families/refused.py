@@ -79,14 +79,19 @@ _UNCOMPARED: Mapping[str, str] = {
     **dict.fromkeys(("AfmoeForCausalLM", "ChameleonForCausalLM", "ChameleonForConditionalGeneration"), "its tokenizer"),
     **dict.fromkeys(("Grok1ModelForCausalLM", "GrokForCausalLM"), "its authors' code, which is written for JAX,"),
     "PLMForCausalLM": "its authors' code",
+    **dict.fromkeys(("JAISLMHeadModel", "CodeShellForCausalLM", "GPTRefactForCausalLM"), "its authors' code"),
+    **dict.fromkeys(
+        ("BitnetForCausalLM", "MambaLMHeadModel", "MiMoV2ForCausalLM", "Rwkv7ForCausalLM"), "its authors' code"
+    ),
     **dict.fromkeys(("MT5EncoderModel", "T5EncoderModel", "UMT5EncoderModel"), "its vectors"),
     **dict.fromkeys(("RWKV6Qwen2ForCausalLM", "RwkvHybridForCausalLM"), "the code of its repositories"),
 }
 """For AFMoE (Trinity) llama.cpp splits digits with code of its own, and CJK and Thai by ranges (unicode.cpp and
 llama-vocab.cpp, b10488). The rules of arcee-ai's tokenizer.json, which these are to stand for, could not be read.
 Chameleon's repositories need a permission, and llama.cpp's converter gives all heads the norm of the first one. Grok 1
-has two names in repositories of others; xAI published it for JAX alone. No encoder of T5 was tried on a server. Of the
-others no code was found whose result a GGUF could be held against."""
+has two names in repositories of others; xAI published it for JAX alone. No encoder of T5 was tried on a server. Jais 1,
+CodeShell, Refact, 1bitLLM's BitNet, MiMo V2 (not Flash), and Mamba and RWKV 7 under other names were not tried yet. Of
+the others no code was found whose result a GGUF could be held against."""
 _DRAFTS = "drafts tokens for another model, and answers nothing by itself"
 _DRAFTING_GGUFS = "dflash eagle3 gemma4-assistant"
 """llama.cpp makes no context for one without its model (llama-context.cpp at b10488)."""
