@@ -61,6 +61,11 @@ class TokenizerFiles:
         return cls(tokenizer, config, specials, added, generation, model, rwkv, tiktoken, path, plamo, code)
 
     @property
+    def tiktoken_size(self) -> int:
+        """How many tokens the vocabulary of tiktoken has. Special tokens have the next ids."""
+        return len((self.tiktoken or b"").splitlines())
+
+    @property
     def added_tokens(self) -> Sequence[Mapping[str, Any]]:
         """`added_tokens` of tokenizer.json."""
         return list(_added(self.tokenizer.get("added_tokens") or []))

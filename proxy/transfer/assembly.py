@@ -252,7 +252,9 @@ async def assembled(assembly: Assembly, window: Window, ahead: int) -> AsyncGene
             joined = await batch.joined
             if batch.is_held:
                 window.used()
-            yield joined
+            # Tensors that no blob needs give no bytes. They must not follow the last batch.
+            if any(joined):
+                yield joined
     finally:
         feeding.cancel()
         assembly.close()

@@ -249,10 +249,9 @@ class BlobUpload:
             yield partial(self._make, window, assembly, reached)
 
     async def _make(self, window: Window, assembly: Assembly, kept: int, write: Write, sent: Sent) -> None:
-        """Write the blob. Its last bytes are sent after the digest is checked: Ollama keeps what ends cleanly.
+        """Write the blob. The last batch is sent after the digest is checked: Ollama keeps what ends cleanly.
 
-        Batches without bytes may follow them, of tensors that no blob needs. The first `kept` bytes come from the disk.
-        `sent` gets the sizes of all others.
+        The first `kept` bytes come from the disk. `sent` gets the sizes of all others.
         """
         if self._file and kept:
             pieces = self._file.read(kept)
@@ -267,9 +266,8 @@ class BlobUpload:
         ready: list[bytes] = []
         async with aclosing(assembled(assembly, window, self._services.ahead)) as batches:
             async for batch in batches:
-                if any(batch):
-                    await send(ready)
-                    ready = batch
+                await send(ready)
+                ready = batch
         digest = assembly.digest()
         if self._recipe.digest is not None:
             check_digest(self._what, self._recipe.digest, digest)

@@ -13,12 +13,10 @@ from proxy.gguf.model_config import CannotConvert
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.llama import MINISTRAL3
 from tests.gguf.tiny_repositories.recent import deci_block
-from tests.gguf.tiny_repositories.repository import YARN
+from tests.gguf.tiny_repositories.repository import YARN, YARN_4
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan
 from tests.kit.tiny_conversions import plan_with, repository
-
-YARN_4 = {"rope_type": "yarn", "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
 
 
 def _yarn(**change: Any) -> dict[str, Any]:

@@ -8,12 +8,9 @@ import pytest
 
 from proxy.gguf.model_config import CannotConvert
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.gguf.tiny_repositories.repository import YARN
+from tests.gguf.tiny_repositories.repository import YARN, YARN_4
 from tests.gguf.writing import plan
 from tests.kit.tiny_conversions import plan_with
-
-YARN_4 = {"rope_type": "yarn", "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
-
 
 _PARTIAL = {"rope_type": "default", "rope_theta": 20000.0, "partial_rotary_factor": 0.5}
 

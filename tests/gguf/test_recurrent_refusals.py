@@ -7,10 +7,8 @@ import pytest
 
 from proxy.gguf.model_config import CannotConvert
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.gguf.tiny_repositories.repository import YARN
+from tests.gguf.tiny_repositories.repository import YARN, YARN_4
 from tests.kit.tiny_conversions import plan_with
-
-YARN_4 = {"rope_type": "yarn", "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
 
 
 def _kda(**change: Any) -> dict[str, Any]:

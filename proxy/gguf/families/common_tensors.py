@@ -139,6 +139,11 @@ SHARED_EXPERTS: Mapping[str, str] = {
     LAYER + "mlp.shared_experts.up_proj": "blk.{}.ffn_up_shexp",
     LAYER + "mlp.shared_experts.down_proj": "blk.{}.ffn_down_shexp",
 }
+HUNYUAN_EXPERTS: Mapping[str, Rule | str] = {
+    **{name: rule for name, rule in ROUTED_EXPERTS.items() if name != LAYER + "mlp.gate"},
+    **{name.replace("shared_experts", "shared_mlp"): target for name, target in SHARED_EXPERTS.items()},
+}
+"""Without a router, which has several names."""
 
 
 def same_shape(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.families.common_keys import ANY_SILU
-from proxy.gguf.families.common_tensors import ATTENTION, EMBEDDING_AND_OUTPUT, LAYER, MLP, NORMS, ROUTED_EXPERTS
+from proxy.gguf.families.common_tensors import ATTENTION, EMBEDDING_AND_OUTPUT, HUNYUAN_EXPERTS, LAYER, MLP, NORMS
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Rule
 from proxy.gguf.header import Field
@@ -58,7 +58,7 @@ _START_OF_TEXT, _BEGIN = 1, 2
 def _begin_token(files: TokenizerFiles, place: int) -> Pairs:
     """As in llama.cpp's converter: config.json has the number of another token. Nothing puts it before a text."""
     if files.tiktoken is not None and not files.tokenizer:
-        yield "bos_token_id", Field.uint32(len(files.tiktoken.splitlines()) + place)
+        yield "bos_token_id", Field.uint32(files.tiktoken_size + place)
 
 
 _ATTENTION: Mapping[str, str] = {
@@ -98,9 +98,8 @@ HUNYUAN = Family(
 )
 
 _MOE: Mapping[str, Rule | str] = {
-    **{name: rule for name, rule in ROUTED_EXPERTS.items() if name != LAYER + "mlp.gate"},
+    **HUNYUAN_EXPERTS,
     LAYER + "mlp.gate.wg": "blk.{}.ffn_gate_inp",
-    **{LAYER + f"mlp.shared_mlp.{part}_proj": f"blk.{{}}.ffn_{part}_shexp" for part in ("gate", "up", "down")},
 }
 
 
@@ -156,7 +155,7 @@ HUNYUAN_MOE = Family(
     accepted_values={
         **_NEUTRAL,
         **dict.fromkeys(("use_mixed_mlp_moe", "norm_topk_prob"), (True, None)),
-        **dict.fromkeys(("moe_layer_num_skipped",), (0, None)),
+        "moe_layer_num_skipped": (0, None),
         **dict.fromkeys(("n_group", "topk_group", "routed_scaling_factor"), (1, None)),
     },
     # Which tokens an expert leaves out when it has too many, in training.

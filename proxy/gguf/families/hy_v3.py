@@ -7,11 +7,11 @@ from proxy.gguf.families.common_tensors import (
     ATTENTION,
     EMBEDDING_AND_OUTPUT,
     FUSED_EXPERTS,
+    HUNYUAN_EXPERTS,
     LAYER,
     MLP,
     NORMS,
     QK_NORMS,
-    ROUTED_EXPERTS,
     same_shape,
 )
 from proxy.gguf.families.family import Family
@@ -21,14 +21,11 @@ from proxy.gguf.hyperparameters import BASIC, SIGMOID_GATE, Pairs, always, count
 from proxy.gguf.model_config import ModelConfig
 
 _EXPERTS: Mapping[str, Rule | str] = {
-    **{name: rule for name, rule in ROUTED_EXPERTS.items() if name != LAYER + "mlp.gate"},
+    **HUNYUAN_EXPERTS,
     **FUSED_EXPERTS,
     LAYER + "mlp.router.gate": "blk.{}.ffn_gate_inp",
     # llama.cpp's name for it has no ending.
     LAYER + "mlp.expert_bias": Reshaped("blk.{}.exp_probs_b", same_shape),
-    LAYER + "mlp.shared_mlp.gate_proj": "blk.{}.ffn_gate_shexp",
-    LAYER + "mlp.shared_mlp.up_proj": "blk.{}.ffn_up_shexp",
-    LAYER + "mlp.shared_mlp.down_proj": "blk.{}.ffn_down_shexp",
 }
 
 

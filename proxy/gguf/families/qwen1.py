@@ -43,7 +43,7 @@ _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 def _end_of_text(config: ModelConfig, files: TokenizerFiles) -> Pairs:
     """The first of the special tokens, which follow those of qwen.tiktoken: all that config.json does not name."""
-    end = Field.uint32(len((files.tiktoken or b"").splitlines()))
+    end = Field.uint32(files.tiktoken_size)
     yield "unknown_token_id", end
     if not any(is_id(config.find(f"{name}_token_id")) for name in _SPECIAL):
         yield "bos_token_id", end

@@ -75,14 +75,14 @@ _WITH_TASKS = "JinaEmbeddingsV3Model JinaEmbeddingsV5Model"
 _LACKS_TOKENIZER = "has no tokenizer in its repositories: it uses that of Llama 2"
 _WITHOUT_TOKENIZER = "OpenELMForCausalLM"
 _IS_UNCOMPARED = "is not converted: {} could not be compared with llama.cpp's"
+_WITH_UNCOMPARED_CODE = """
+BitnetForCausalLM CodeShellForCausalLM GPTRefactForCausalLM JAISLMHeadModel MambaLMHeadModel MiMoV2ForCausalLM
+PLMForCausalLM Rwkv7ForCausalLM
+"""
 _UNCOMPARED: Mapping[str, str] = {
     **dict.fromkeys(("AfmoeForCausalLM", "ChameleonForCausalLM", "ChameleonForConditionalGeneration"), "its tokenizer"),
     **dict.fromkeys(("Grok1ModelForCausalLM", "GrokForCausalLM"), "its authors' code, which is written for JAX,"),
-    "PLMForCausalLM": "its authors' code",
-    **dict.fromkeys(("JAISLMHeadModel", "CodeShellForCausalLM", "GPTRefactForCausalLM"), "its authors' code"),
-    **dict.fromkeys(
-        ("BitnetForCausalLM", "MambaLMHeadModel", "MiMoV2ForCausalLM", "Rwkv7ForCausalLM"), "its authors' code"
-    ),
+    **dict.fromkeys(_WITH_UNCOMPARED_CODE.split(), "its authors' code"),
     **dict.fromkeys(("MT5EncoderModel", "T5EncoderModel", "UMT5EncoderModel"), "its vectors"),
     **dict.fromkeys(("RWKV6Qwen2ForCausalLM", "RwkvHybridForCausalLM"), "the code of its repositories"),
 }

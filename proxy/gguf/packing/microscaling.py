@@ -52,6 +52,8 @@ class Part(NamedTuple):
 class Mxfp4Rows(PackedRows):
     """Rows of MXFP4, which can become F32, or stay. `shape` counts the rows of the `part`."""
 
+    __slots__ = ("_part", "_scales")
+
     def __init__(self, shape: tuple[int, ...], numbers: LocatedTensor, scales: LocatedTensor, part: Part) -> None:
         blocks = shape[-1] // _MXFP4
         groups = RowGroups(decoder(_mxfp4, part), 1, shape[-2])
@@ -98,7 +100,7 @@ def find(weights: Located, _: Mapping[str, Any]) -> Iterator[Found]:
             yield _nvfp4_of(name, [numbers, scales], f"{name}_scale_2", weights)
 
 
-def mxfp4_rows(numbers: LocatedTensor, scales: LocatedTensor, part: Part) -> "Mxfp4Rows":
+def mxfp4_rows(numbers: LocatedTensor, scales: LocatedTensor, part: Part) -> Mxfp4Rows:
     """Row `part.place` of each `part.every` rows of blocks, where `scales` has one number for each block.
 
     The blocks may be a dimension of their own (GPT-OSS). Raises CannotConvert if the scales do not fit the rows.

@@ -255,6 +255,7 @@ LLAMA3_ROPE = {
 
 
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+YARN_4 = {"rope_type": "yarn", "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
 
 
 GRANITE = {

@@ -24,6 +24,7 @@ from tests.kit.conversions import conversion, converted, headers, native_tag, st
 from tests.kit.ollama_log import created
 from tests.kit.pauses import use_timings
 from tests.kit.support import Client, digest_of, fetched, settings
+from tests.kit.tiny_conversions import with_tokenizer_config
 
 NAME = "hf.co/acme/tiny"
 CAPABLE = capabilities_of("0.24.0")
@@ -43,9 +44,7 @@ async def test_the_blob_for_a_newer_ollama_is_the_converters_file_byte_for_byte(
 ) -> None:
     """Without a chat template: this Ollama renders it by itself, so its GGUF says something else about BOS."""
     ollama.version = "0.40.0"
-    files = dict(REPOSITORIES[name].files())
-    tokenizer = json.loads(files["tokenizer_config.json"])
-    files["tokenizer_config.json"] = json.dumps(tokenizer | {"chat_template": None}).encode()
+    files = with_tokenizer_config(name, chat_template=None)
     hub.add("acme/tiny", files)
     tag = native_tag(files).lower()
     assert (await client.pull(f"{NAME}:{tag}"))[-1] == {"status": "success"}
