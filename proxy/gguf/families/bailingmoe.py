@@ -186,6 +186,8 @@ SARVAM_MOE = replace(
         "partial_rotary_factor": (1.0, None),
     },
     harmless_keys=frozenset({"moe_router_enable_expert_bias", "router_dtype", "max_window_layers"}),
+    # Its weights have no layers for multi-token prediction.
+    skips_extra_layers=False,
 )
 """Its code has the same model, with RoPE for whole heads. It subtracts the mean from the bias of the experts, which
 changes no choice among them; llama.cpp's converter does so too, and rounds what is left."""
