@@ -200,8 +200,8 @@ def test_any_header_is_refused_or_makes_a_valid_file(name: str, data: st.DataObj
             case 1:
                 header[victim.replace("layers.0", "layers.7")] = tensor
             case 2:
-                rows = tensor["shape"][0]
-                header[victim] = tensor | {"shape": [1, *tensor["shape"][1:], rows]}
+                shape = tensor["shape"]
+                header[victim] = tensor | {"shape": [1, *shape[1:], *shape[:1]]}
             case 3:
                 header[victim + data.draw(st.sampled_from([".weight", "x", ".0"]))] = tensor
     weights = {
