@@ -21,8 +21,8 @@ from tests.browser import devtools
 from tests.kit.real_ollama import RealOllama, running
 from tests.kit.support import PATIENCE, Client, settings
 
-# A busy machine must not fail a test.
-hypothesis.settings.register_profile("unhurried", deadline=None)
+# A busy machine must not fail a test, nor may chance: without RANDOM_EXAMPLES, every run makes the same examples.
+hypothesis.settings.register_profile("unhurried", deadline=None, derandomize="RANDOM_EXAMPLES" not in os.environ)
 hypothesis.settings.load_profile("unhurried")
 
 

@@ -13,11 +13,14 @@ from proxy.gguf.families.rules import (
     ByLayer,
     Copy,
     Deinterleaved,
+    Frames,
     Halved,
     MergedQkv,
     MlaKvB,
     Mxfp4Experts,
+    Named,
     Numbers32,
+    OneRow,
     Padded,
     Permuted,
     PermutedHeads,
@@ -62,6 +65,8 @@ from proxy.gguf.transforms import (
 
 _STACK = 3
 """The number of dimensions of a stack of matrices."""
+_VIDEO = 5
+"""The number of dimensions of the kernels of a convolution over images and time."""
 _MIN_RANGE = 1 << 15
 """Heads of fewer bytes get no range of their own; they are reordered in memory."""
 
@@ -103,6 +108,12 @@ def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
             return [_numbers32(rule, config, tensor)]
         case Reshaped():
             return [_reshaped(rule, config, tensor)]
+        case Named():
+            return [plain_target(tensor, rule.name.format(*tensor.numbers), tensor.shape)]
+        case Frames():
+            return _frames(rule, tensor)
+        case OneRow():
+            return [_one_row(rule, config, tensor)]
         case RowsFrom():
             return [_rows_from(rule, config, tensor)]
         case Scaled():
@@ -261,6 +272,26 @@ def _rows_from(rule: RowsFrom, config: ModelConfig, tensor: MatchedTensor) -> Ta
         raise CannotConvert(f"{tensor.name} has {tensor.row_count} rows, but the first {first} rows are not used")
     shape = (tensor.row_count - first, *tensor.shape[1:])
     return plain_target(tensor, tensor.new_name(rule.name), shape, [tensor.rows(first)])
+
+
+def _frames(rule: Frames, tensor: MatchedTensor) -> list[Target]:
+    shape, count = tensor.shape, len(rule.names)
+    if len(shape) != _VIDEO or shape[2] != count:
+        raise wrong_shape(tensor, f"not one with {count} moments")
+    size = prod(shape[3:]) * WIDTHS[tensor.dtype]
+    targets = []
+    for index, name in enumerate(rule.names):
+        info = TensorInfo(name, (*shape[:2], *shape[3:])[::-1], TYPES[tensor.dtype])
+        targets.append(Target(info, (tensor.rows().then([pick_part(size, count, index)]),), in_source_order=False))
+    return targets
+
+
+def _one_row(rule: OneRow, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    number = rule.number(config)
+    if len(tensor.shape) != MATRIX or number >= tensor.row_count:
+        raise wrong_shape(tensor, f"which has no row {number}")
+    info = TensorInfo(rule.name, tensor.shape[1:], TensorType.F32)
+    return Target(info, (tensor.rows(number, number + 1).then(f32_steps(tensor.dtype)),))
 
 
 def _scaled(rule: Scaled, config: ModelConfig, tensor: MatchedTensor) -> Target:

@@ -6,14 +6,15 @@ card: Ollama has parameters and a license beside the GGUF, where a new value mov
 vocabulary gives the reason for each other deliberate difference.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
 from proxy.gguf.cast import cast
 from proxy.gguf.config_checks import check_settings
-from proxy.gguf.description import describe
+from proxy.gguf.data_order import aligned, data_order
+from proxy.gguf.description import describe, size_label
 from proxy.gguf.draft import DraftRequest, has_draft, with_draft
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.common_tensors import DENSE
@@ -26,7 +27,7 @@ from proxy.gguf.requantize import QUANTIZATION_VERSION
 from proxy.gguf.single_numbers import write_numbers
 from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import plan_targets
-from proxy.gguf.tensor_sources import MATRIX, FixedBytes, SourceRange, SourceTensor, Target, unpacked
+from proxy.gguf.tensor_sources import MATRIX, FixedBytes, SourceRange, SourceTensor, Target
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import GgufError, TensorInfo, TensorName, TensorType, lay_out, padding, shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
@@ -197,14 +198,14 @@ def _convert(
     facts = ModelFacts.of(metadata)
     targets = kept if quantization == NVFP4 else _quantized(targets, quantization, facts)
     scaling = metadata.get(f"{family.architecture}.rope.scaling.type")
-    order = _data_order(targets, list(weights))
+    order = data_order(targets, list(weights))
     placed = lay_out(target.info for target in order)
     return Conversion(
         family.architecture,
         _pre_tokenizer(metadata),
         str(scaling.value) if scaling else "",
         write_header(metadata, placed),
-        tuple(_aligned(order)),
+        tuple(aligned(order)),
         all(target.is_in_order for target in targets),
         placed,
         sources,
@@ -270,14 +271,6 @@ def _pre_tokenizer(metadata: Mapping[str, Field]) -> str:
     return CASED if lowercase is not None and lowercase.value is False else UNCASED
 
 
-def _aligned(targets: Iterable[Target]) -> Iterator[SourceRange | FixedBytes]:
-    for target in targets:
-        for piece in target.pieces:
-            yield from unpacked(piece)
-        if gap := padding(target.info.size):
-            yield FixedBytes(bytes(gap))
-
-
 def _hyperparameters(family: Family, config: ModelConfig) -> dict[str, Field]:
     fields = {}
     for write in family.hyperparameters:
@@ -304,7 +297,7 @@ def _general(
     return {
         "general.architecture": Field.string(family.architecture),
         "general.type": Field.string("model"),
-        **describe(description.name, parameters, _size_label(infos)),
+        **describe(description.name, parameters, size_label(infos)),
         "general.file_type": Field.uint32(file_type),
         "general.quantization_version": Field.uint32(QUANTIZATION_VERSION),
     }
@@ -319,40 +312,3 @@ def _file_type(weights: Mapping[str, Mapping[str, SourceTensor]], sources: Seque
             if len(tensor.shape) >= MATRIX and tensor.dtype in WIDTHS:
                 return tensor.dtype
     return "F32"
-
-
-def _size_label(infos: Sequence[TensorInfo]) -> str:
-    """Such as `1.2B`, or `8x1.2B` with 8 experts: 1.2B counts one expert and all shared tensors."""
-    shared = expert = experts = stacks = 0
-    for info in infos:
-        size = info.numbers
-        if "_exps." in info.name and len(info.shape) > 1:
-            expert += size // info.shape[-1]
-            experts += info.shape[-1]
-            stacks += 1
-        else:
-            shared += size
-    label = _rounded(shared + expert)
-    return f"{experts // stacks}x{label}" if stacks else label
-
-
-def _rounded(parameters: int) -> str:
-    for limit, factor, suffix in ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (-1.0, 1e-3, "K")):
-        if parameters > limit:
-            value = parameters * factor
-            digits = max(2 - len(str(round(value)).lstrip("0")), 0)
-            return f"{value:.{digits}f}{suffix}"
-    raise AssertionError
-
-
-def _data_order(targets: Sequence[Target], paths: Sequence[str]) -> list[Target]:
-    places = {path: number for number, path in enumerate(paths)}
-
-    def source(target: Target) -> tuple[int, int]:
-        first = target.pieces[0]
-        return (places[first.path], first.start) if isinstance(first, SourceRange) else (-1, 0)
-
-    if all(target.is_in_order for target in targets):
-        return sorted(targets, key=source)
-    # The experts of a block are spread over a file. Block by block, their ranges stay close together.
-    return sorted(targets, key=lambda target: (target.block is None, target.block or 0, *source(target)))

@@ -4,10 +4,12 @@ The keys are those of llama.cpp's converter.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
 from proxy.gguf.header import Field
+from proxy.gguf.tensors import TensorInfo
 
 
 def describe(name: str, parameters: int, size_label: str) -> dict[str, Field]:
@@ -90,3 +92,27 @@ def _size(part: str, parameters: int) -> tuple[str, str]:
     if parameters and abs(count - parameters) > 7 * parameters // 8:
         return part[:-1] + part[-1].lower(), "finetune"
     return part, "size"
+
+
+def size_label(infos: Sequence[TensorInfo]) -> str:
+    """Such as `1.2B`, or `8x1.2B` with 8 experts: 1.2B counts one expert and all shared tensors."""
+    shared = expert = experts = stacks = 0
+    for info in infos:
+        size = info.numbers
+        if "_exps." in info.name and len(info.shape) > 1:
+            expert += size // info.shape[-1]
+            experts += info.shape[-1]
+            stacks += 1
+        else:
+            shared += size
+    label = _rounded(shared + expert)
+    return f"{experts // stacks}x{label}" if stacks else label
+
+
+def _rounded(parameters: int) -> str:
+    for limit, factor, suffix in ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (-1.0, 1e-3, "K")):
+        if parameters > limit:
+            value = parameters * factor
+            digits = max(2 - len(str(round(value)).lstrip("0")), 0)
+            return f"{value:.{digits}f}{suffix}"
+    raise AssertionError

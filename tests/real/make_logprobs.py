@@ -269,8 +269,8 @@ def text_alone(name: str) -> Mapping[str, bytes]:
     whole = json.loads(files["config.json"])
     config = {**whole, **whole["text_config"]}
     for key in ("architectures", "text_config", "vision_config"):
-        del config[key]
-    text, _ = tiny.prefixes
+        config.pop(key, None)
+    text = tiny.prefix
     content = files["model.safetensors"]
     size = struct.unpack("<Q", content[:8])[0]
     header = {

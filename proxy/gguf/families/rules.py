@@ -245,6 +245,30 @@ class ByLayer:
     has_second: Callable[[ModelConfig, int], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """The unchanged tensor. `name` is complete, with its ending."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """The kernels of a convolution over images and time, one tensor for each moment: its shape is [output channels,
+    input channels, moments, height, width]. `names` are complete, with their endings.
+    """
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OneRow:
+    """Row `number` of a matrix, as F32. `name` is complete."""
+
+    name: str
+    number: Size
+
+
 Rule = (
     Copy
     | AlsoFirst
@@ -271,6 +295,9 @@ Rule = (
     | Ungrouped
     | Reordered
     | Numbers32
+    | Frames
+    | Named
+    | OneRow
 )
 
 
@@ -278,8 +305,10 @@ def output_names(key: str, rule: Rule | str) -> Iterator[str]:
     """The names of the tensors that a rule makes, with `{}` for the number of the layer."""
     ending = ".bias" if key.endswith("bias") else ".weight"
     match rule:
-        case Reshaped(name):
+        case Reshaped(name) | Named(name) | OneRow(name):
             yield name
+        case Frames(names):
+            yield from names
         case Split(parts) | Transposed(parts) | Ungrouped(_, parts):
             yield from (name + ending for name, _ in parts)
         case Reordered(inner):

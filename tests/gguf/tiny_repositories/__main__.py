@@ -8,8 +8,9 @@ from tests.gguf.tiny_repositories.drafts import DRAFTS
 from tests.gguf.tiny_repositories.packed import Packed
 from tests.gguf.tiny_repositories.repository import Tiny
 from tests.gguf.tiny_repositories.schemes import PACKED
+from tests.gguf.tiny_repositories.sighted import SIGHTED
 
-ALL: dict[str, Tiny | Packed] = {**REPOSITORIES, **DRAFTS, **PACKED}
+ALL: dict[str, Tiny | Packed] = {**REPOSITORIES, **DRAFTS, **PACKED, **SIGHTED}
 
 
 def write(name: str, folder: Path) -> None:

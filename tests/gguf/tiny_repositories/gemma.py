@@ -17,6 +17,7 @@ from tests.gguf.tiny_repositories.tokenizer import (
     edit_tokenizer,
     frequent_merges,
 )
+from tests.gguf.tiny_repositories.towers import GEMMA3_TOWER
 from tests.kit.protobuf import bytes_field, piece_field
 from tests.kit.tiny_tokenizers import added_token
 
@@ -298,6 +299,7 @@ REPOSITORIES: dict[str, Tiny] = {
         {**GEMMA3, "hidden_act": None},
         drop=("layer_types", "rope_local_base_freq", "hidden_act"),
         part_of="gemma3",
+        towers=(GEMMA3_TOWER,),
     ),
     "gemma3_json": Tiny("Gemma3ForCausalLM", "gemma3_text", _gemma, lambda: gemma_pieces(model=False), GEMMA3),
     "gemma3_v5": Tiny(
@@ -356,7 +358,7 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rope_theta", "rope_local_base_freq", "hidden_act"),
         part_of="gemma3n",
-        prefixes=("model.language_model.", "model.vision_tower."),
+        prefix="model.language_model.",
     ),
     "gemma4": Tiny(
         "Gemma4ForCausalLM", "gemma4_text", _gemma4, gemma4_pieces, GEMMA4, drop=("rope_theta", "hidden_act")
@@ -378,7 +380,7 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rope_theta", "hidden_act"),
         part_of="gemma4",
-        prefixes=("model.language_model.", "model.vision_tower."),
+        prefix="model.language_model.",
     ),
     "gemma4_moe": Tiny(
         "Gemma4ForCausalLM",

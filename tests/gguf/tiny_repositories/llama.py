@@ -264,7 +264,7 @@ REPOSITORIES: dict[str, Tiny] = {
             "rope_theta": 5e5,
         },
         part_of="llama4",
-        prefixes=("language_model.model.", "vision_model."),
+        prefix="language_model.model.",
     ),
     "llama_v5": Tiny(
         "LlamaForCausalLM",

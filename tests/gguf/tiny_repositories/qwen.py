@@ -191,9 +191,6 @@ NEXT_ROPE = {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_facto
 QWEN3_5_ROPE = {**NEXT_ROPE, "mrope_interleaved": True, "mrope_section": [6, 5, 5]}
 
 
-QWEN3_5_PLACES = ("model.language_model.", "model.visual.")
-
-
 REPOSITORIES: dict[str, Tiny] = {
     "qwen2": Tiny(
         "Qwen2ForCausalLM",
@@ -277,7 +274,7 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rope_theta", "partial_rotary_factor"),
         part_of="qwen3_5",
-        prefixes=QWEN3_5_PLACES,
+        prefix="model.language_model.",
     ),
     "qwen3_5moe": Tiny(
         "Qwen3_5MoeForCausalLM",
@@ -295,6 +292,6 @@ REPOSITORIES: dict[str, Tiny] = {
         {**DELTA_NET_MOE, "rope_parameters": QWEN3_5_ROPE},
         drop=("rope_theta", "partial_rotary_factor", "intermediate_size"),
         part_of="qwen3_5_moe",
-        prefixes=QWEN3_5_PLACES,
+        prefix="model.language_model.",
     ),
 }

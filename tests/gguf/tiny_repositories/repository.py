@@ -1,6 +1,6 @@
 """A tiny repository: its config, and its random weights, which are the same in every run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from tests.gguf.tiny_repositories.byte_level import byte_pairs
 from tests.gguf.tiny_repositories.tokenizer import Tokenizer, dump
+from tests.gguf.tiny_repositories.towers import TinyTower
 from tests.kit.tiny_models import Pooling, Random, Tensors, safetensors, sentence_transformer
 
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS = 256, 512, 2, 4, 2
@@ -39,9 +40,11 @@ class Tiny:
     card: str | None = None
     """The front matter of README.md."""
     part_of: str | None = None
-    """Model type of the vision model around this text model. The vision model has one tensor before the text."""
-    prefixes: tuple[str, str] = ("language_model.model.", "vision_tower.")
-    """Name prefixes in such a model: of text tensors and of vision tensors."""
+    """Model type of the model that sees or hears around this text model."""
+    prefix: str = "language_model.model."
+    """How the names of text tensors start in such a model."""
+    towers: tuple[TinyTower, ...] = ()
+    """In such a model; their tensors come before the text."""
     pooling: Pooling | None = None
     """Set for an embedding model, whose tensor names have no `model.` prefix."""
     dense: bool = False
@@ -72,15 +75,14 @@ class Tiny:
     def files(self) -> dict[str, bytes]:
         config = self.config()
         weights = Weights(config)
-        text, vision = self.prefixes
-        if self.part_of:
-            weights.add(f"{vision}patch_embedding.weight", 8, 8)
         self.weights(weights)
         if self.part_of:
-            config = _vision_config(config, self.part_of)
-            weights.tensors = {
-                name if name.startswith(vision) else _renamed(name, text): x for name, x in weights.tensors.items()
-            }
+            config = _around(config, self.part_of, self.towers)
+            tensors = {_renamed(name, self.prefix): x for name, x in weights.tensors.items()}
+            weights = Weights(config)
+            for tower in self.towers:
+                tower.weights(weights)
+            weights.tensors |= tensors
         if self.pooling:
             weights.tensors = {name.removeprefix("model."): x for name, x in weights.tensors.items()}
         names = list(weights.tensors)
@@ -90,6 +92,10 @@ class Tiny:
             **self.tokenizer().files,
             "generation_config.json": dump(self.generation),
         }
+        if self.towers:
+            files["preprocessor_config.json"] = dump(
+                {key: one for tower in self.towers for key, one in tower.images.items()}
+            )
         if self.pooling:
             files |= sentence_transformer(HIDDEN, self.pooling, normalize=True, dense=FEED_FORWARD if self.dense else 0)
         if self.card:
@@ -111,12 +117,14 @@ def _renamed(name: str, text: str) -> str:
     return text + name.removeprefix("model.") if name.startswith("model.") else name.replace("lm_head.", output)
 
 
-def _vision_config(config: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    """The config of a vision model. `text_config` is the config of its text part."""
+def _around(config: Mapping[str, Any], model_type: str, towers: Iterable[TinyTower]) -> dict[str, Any]:
+    """The config of a model that sees or hears. `text_config` is the config of its text part."""
     outer = ("architectures", "torch_dtype", "bos_token_id", "eos_token_id", "tie_word_embeddings")
     outside = {key: config[key] for key in outer if key in config}
     within = {key: value for key, value in config.items() if key not in outside}
-    return {**outside, "model_type": model_type, "text_config": within, "vision_config": {"hidden_size": 8}}
+    sections = {tower.name: dict(tower.section) for tower in towers}
+    more = {key: value for tower in towers for key, value in tower.outer.items()}
+    return {**outside, "model_type": model_type, "text_config": within, **sections, **more}
 
 
 class Weights:
@@ -148,6 +156,11 @@ class Weights:
         self.add(f"{name}.weight", *shape)
         if bias:
             self.add(f"{name}.bias", shape[0])
+
+    @property
+    def text(self) -> int:
+        """The embedding of the text model, in a model that sees or hears."""
+        return int(self.config["text_config"]["hidden_size"])
 
     @property
     def head(self) -> int:

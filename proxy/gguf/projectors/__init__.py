@@ -1,0 +1,11 @@
+"""The towers of models that see or hear, one declaration each: read `tower.py`, then `gemma3.py`."""
+
+from collections.abc import Mapping
+
+from proxy.gguf.projectors.gemma3 import GEMMA3
+from proxy.gguf.projectors.tower import Tower
+
+TOWERS: Mapping[str, tuple[Tower, ...]] = {
+    "Gemma3ForConditionalGeneration": (GEMMA3,),
+}
+"""By the first of `architectures` in config.json."""

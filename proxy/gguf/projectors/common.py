@@ -1,0 +1,61 @@
+"""Tensors, keys and defaults that several towers share. Pure."""
+
+from collections.abc import Mapping
+
+from proxy.gguf.families.rules import Rule, Split
+from proxy.gguf.header import Field
+from proxy.gguf.hyperparameters import Pairs, Writer
+from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.tensors import shown
+
+
+def clip_layers(layer: str) -> Mapping[str, str]:
+    """The layers of CLIP and SigLIP. `layer` is how their names begin."""
+    return {
+        f"{layer}self_attn.q_proj": "v.blk.{}.attn_q",
+        f"{layer}self_attn.k_proj": "v.blk.{}.attn_k",
+        f"{layer}self_attn.v_proj": "v.blk.{}.attn_v",
+        f"{layer}self_attn.out_proj": "v.blk.{}.attn_out",
+        f"{layer}layer_norm1": "v.blk.{}.ln1",
+        f"{layer}layer_norm2": "v.blk.{}.ln2",
+        f"{layer}mlp.fc1": "v.blk.{}.ffn_up",
+        f"{layer}mlp.fc2": "v.blk.{}.ffn_down",
+    }
+
+
+def split_qkv(config_key: str = "hidden_size") -> Rule:
+    """Q, K and V of a layer, one below the other, in three tensors."""
+
+    def size(config: ModelConfig) -> int:
+        return config.positive(config_key)
+
+    return Split((("v.blk.{}.attn_q", size), ("v.blk.{}.attn_k", size), ("v.blk.{}.attn_v", size)))
+
+
+def activation(key: str, names: Mapping[str, str]) -> Writer:
+    """Writes `use_gelu` or `use_silu` by the name of the activation; `quick_gelu` is what llama.cpp assumes."""
+
+    def write(config: ModelConfig) -> Pairs:
+        name = config.find(key)
+        if name not in names:
+            raise CannotConvert(f"config.json has {key} = {shown(name)}, which llama.cpp does not compute here")
+        if written := names[name]:
+            yield written, Field.boolean(True)
+
+    return write
+
+
+GELU_OR_SILU = {"gelu": "use_gelu", "silu": "use_silu"}
+TANH_GELU = ("gelu_pytorch_tanh",)
+"""transformers' name of the approximation that llama.cpp computes for GELU (ggml_gelu)."""
+
+_ENCODER = "vision_tower.vision_model."
+WITHOUT_MODEL: Mapping[str, str] = {
+    "model.vision_tower.vision_model.": _ENCODER,
+    "model.vision_tower.": _ENCODER,
+    _ENCODER: _ENCODER,
+    "vision_tower.": _ENCODER,
+    "model.multi_modal_projector.": "multi_modal_projector.",
+}
+"""transformers 5.24 writes the names of CLIP and SigLIP without `vision_model.`, and any version may begin with
+`model.`."""

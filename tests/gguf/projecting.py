@@ -1,0 +1,47 @@
+"""Writes projectors of tiny repositories in memory, and knows where they differ from llama.cpp's, and why."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from proxy.gguf.projection import Projection, project
+from proxy.gguf.projectors import TOWERS
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.repository import Tiny
+from tests.gguf.tiny_repositories.sighted import SIGHTED
+from tests.gguf.writing import made, readable_tensors
+
+EXPECTED = Path(__file__).parent / "expected" / "projectors"
+TOWERED: Mapping[str, Tiny] = {
+    name: tiny for name, tiny in {**REPOSITORIES, **SIGHTED}.items() if tiny.towers and tiny.architecture in TOWERS
+}
+"""Tiny repositories of models that see or hear."""
+LEFT_OUT = ("general.sampling.*",)
+"""Patterns of keys that only llama.cpp's converter writes; Ollama has these values in its parameters."""
+ONLY_OURS: Mapping[str, Mapping[str, str]] = {}
+"""Repository → key that only the proxy writes → reason."""
+OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {}
+"""Repository → key → the proxy's value, which differs from that of llama.cpp's converter, and the reason."""
+
+
+def projection(files: Mapping[str, bytes], file_type: str = "F16") -> Projection:
+    """The plan of a repository's projector."""
+    config = json.loads(files["config.json"])
+    images = json.loads(files.get("preprocessor_config.json", b"{}"))
+    towers = TOWERS[config["architectures"][0]]
+    return project(towers, config, images, readable_tensors(files), ("tiny-model", file_type))
+
+
+def projector(files: Mapping[str, bytes], file_type: str = "F16") -> bytes:
+    """The content of a repository's projector."""
+    planned = projection(files, file_type)
+    content = planned.header + b"".join(part for piece in planned.pieces for part in made(piece, files))
+    assert len(content) == planned.size
+    return content
+
+
+def expected(name: str) -> dict[str, Any]:
+    """What llama.cpp's converter makes, with the deliberate differences."""
+    figures: dict[str, Any] = json.loads((EXPECTED / f"{name}.json").read_bytes())
+    return figures

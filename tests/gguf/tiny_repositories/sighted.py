@@ -1,0 +1,5 @@
+"""Models that see or hear whose text part is like another repository's: only their projectors are of interest."""
+
+from tests.gguf.tiny_repositories.repository import Tiny
+
+SIGHTED: dict[str, Tiny] = {}
