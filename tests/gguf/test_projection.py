@@ -1,12 +1,15 @@
 """Projectors equal those of llama.cpp's converter, bit by bit."""
 
+import json
 from fnmatch import fnmatchcase
 
 import pytest
 
 from proxy.gguf.header import read_header
+from tests.gguf import differences
 from tests.gguf.projecting import LEFT_OUT, ONLY_OURS, OTHER_VALUES, TOWERED, expected, projector
-from tests.gguf.writing import figures
+from tests.gguf.tiny_repositories.sighted import SIGHTED
+from tests.gguf.writing import figures, plan, write
 
 
 @pytest.mark.parametrize("name", sorted(TOWERED))
@@ -19,3 +22,18 @@ def test_projector_equals_that_of_llama_cpp(name: str) -> None:
         assert ours["metadata"].pop(key) != theirs["metadata"].pop(key, None)
     left = {key: one for key, one in theirs["metadata"].items() if not any(fnmatchcase(key, any_) for any_ in LEFT_OUT)}
     assert ours["metadata"] == left
+
+
+@pytest.mark.parametrize("name", sorted(SIGHTED))
+def test_text_part_equals_that_of_llama_cpp(name: str) -> None:
+    """Of repositories that no other test converts."""
+    files = SIGHTED[name].files()
+    content = write(plan(files), files)
+    ours = figures(read_header(content, size=len(content)), content)
+    theirs = json.loads((differences.EXPECTED / f"{name}.json").read_bytes())
+    assert ours["tensors"] == theirs["tensors"]
+    left_out = (*LEFT_OUT, *differences.LEFT_OUT)
+    kept = {key: one for key, one in theirs["metadata"].items() if not any(fnmatchcase(key, any_) for any_ in left_out)}
+    assert {key: one for key, one in ours["metadata"].items() if key != "general.name"} == {
+        key: one for key, one in kept.items() if key != "general.name"
+    }

@@ -1,0 +1,113 @@
+"""Writes transformers' answers about pictures, for each tiny repository of a model that sees.
+
+`python -m tests.real.make_sights [NAME…]` writes sights.json. It needs what `make_logprobs.py` needs. The figures are
+from transformers 5.24 with torch 2.15, in F32 with eager attention. A picture has the size of the model's own, so
+that nothing is resized.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tests.gguf.projecting import TOWERED
+from tests.gguf.tiny_repositories.tokenizer import WORDS
+from tests.kit.pictures import Picture, pictures
+from tests.real.make_logprobs import CANDIDATES, DIGITS, FLATNESS, TOLERANCE, shown, tokenizer_of
+from tests.real.seeing import SEEN
+from tests.real.seeing.view import Seen, View
+
+FIGURES = Path(__file__).with_name("sights.json")
+STEPS = 8
+PROMPTS = [" ".join(WORDS[at : at + 4]) for at in range(0, 40, 2)]
+"""Of these, the prompt with the longest continuation is recorded."""
+
+
+class Model:
+    """A repository in transformers."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ValueError if transformers misses a weight."""
+        transformers, self._torch = import_module("transformers"), import_module("torch")
+        self.config = json.loads((folder / "config.json").read_bytes())
+        self.images = json.loads((folder / "preprocessor_config.json").read_bytes())
+        self.architecture = self.config["architectures"][0]
+        model_class = getattr(transformers, self.architecture)
+        self._model, loading = model_class.from_pretrained(
+            folder, dtype=self._torch.float32, attn_implementation="eager", output_loading_info=True
+        )
+        if loading["missing_keys"] or loading["mismatched_keys"]:
+            raise ValueError(f"transformers did not find all weights of {folder.name}: {loading}")
+        self._model.eval()
+        self._tokenizer = tokenizer_of(folder)
+        tokens = self._tokenizer.convert_ids_to_tokens(list(range(len(self._tokenizer))))
+        added = {str(token) for token in self._tokenizer.added_tokens_decoder.values()}
+        texts = shown(tokens, added | set(self._tokenizer.all_special_tokens))
+        self._texts = [*texts, *[None] * 4096]
+        template = [{"role": "user", "content": "x"}]
+        begins = self._tokenizer.apply_chat_template(template, tokenize=False)
+        self._first = [self._tokenizer.bos_token_id] if begins.startswith(self._tokenizer.bos_token or "\0") else []
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+    def figures(self, picture: Picture, prompt: str) -> dict[str, Any]:
+        seen = SEEN[self.architecture](View(self.config, self.images, self.encode, picture))
+        tokens = [*self._first, *seen.tokens, *self.encode(prompt)]
+        count = len(tokens)
+        first: list[tuple[str | None, float]] = []
+        continuation: list[str] = []
+        tolerance = 0.0
+        while len(continuation) < STEPS:
+            logprobs = self._torch.log_softmax(self._logits(tokens, seen), -1)
+            values, numbers = (each.tolist() for each in self._torch.topk(logprobs, CANDIDATES))
+            if not first:
+                tolerance = min(TOLERANCE, logprobs.std().item() / FLATNESS)
+                first = [(self._texts[at], round(value, DIGITS)) for at, value in zip(numbers, values, strict=True)]
+            text = self._texts[numbers[0]]
+            if text is None or values[0] - values[1] < tolerance:
+                break
+            continuation.append(text)
+            tokens.append(numbers[0])
+        return {
+            "prompt": prompt,
+            "tokens": count,
+            "tolerance": round(tolerance, DIGITS),
+            "first": first,
+            "continuation": continuation,
+        }
+
+    def _logits(self, tokens: list[int], seen: Seen) -> Any:
+        inputs = {**seen.inputs, **seen.of_tokens(tokens)}
+        with self._torch.no_grad():
+            answer = self._model(input_ids=self._torch.tensor([tokens]), use_cache=False, **inputs)
+        return answer.logits[0, -1].float()
+
+
+def sights(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """By picture: the figures of one prompt, the same for all pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path, content in files.items():
+            (Path(folder) / path).write_bytes(content)
+        model = Model(Path(folder))
+    size = picture_size(model.config)
+    best: dict[str, dict[str, Any]] = {}
+    for prompt in PROMPTS:
+        found = {name: model.figures(picture, prompt) for name, picture in pictures(size).items()}
+        best = max(best, found, key=lambda each: min((len(one["continuation"]) for one in each.values()), default=0))
+    return best
+
+
+def picture_size(config: Mapping[str, Any]) -> int:
+    return int(config["vision_config"]["image_size"])
+
+
+if __name__ == "__main__":
+    recorded: dict[str, Any] = json.loads(FIGURES.read_bytes()) if FIGURES.exists() else {}
+    for one in sys.argv[1:] or sorted(TOWERED):
+        recorded[one] = sights(TOWERED[one].files())
+        print(one, {name: len(each["continuation"]) for name, each in recorded[one].items()}, flush=True)
+    FIGURES.write_text(json.dumps(recorded, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
