@@ -9,7 +9,17 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import field
 
-from proxy.config.values import MIB, Address, ByteRate, GgufPulls, MemorySize, Quantization, Seconds, http_url
+from proxy.config.values import (
+    MIB,
+    Address,
+    ByteRate,
+    GgufPulls,
+    MemorySize,
+    ProjectorType,
+    Quantization,
+    Seconds,
+    http_url,
+)
 from proxy.names import divide
 
 ALLOWED_HOST = re.compile(r"\*|(\*\.)?[^\s*/:]+|[0-9a-f:.]+")
@@ -117,6 +127,8 @@ class PullConfig(_Section, frozen=True):
     verify: bool = False
     on_demand: bool = False
     draft: bool = False
+    vision: bool = True
+    projector: ProjectorType = ProjectorType.F16
 
 
 Parameter = bool | int | float | str | list[str]
@@ -131,6 +143,8 @@ class ModelSettings(_Section, frozen=True):
     parameters: dict[str, Parameter] = {}
     license: str | list[str] | None = None
     revision: str | None = None
+    vision: bool | None = None
+    """Whether the model sees and hears, if it can; None leaves it to `pull.vision`."""
     name: str | None = None
     """HOST/ORG/REPO under which clients pull the model: the repository's own name may break Ollama's rules."""
 

@@ -59,6 +59,19 @@ class GgufPulls(StrEnum):
     PROXY = "proxy"
 
 
+class ProjectorType(StrEnum):
+    """The type of a projector's matrices. A lookup ignores case."""
+
+    F16 = "F16"
+    Q8_0 = "Q8_0"
+    BF16 = "BF16"
+    F32 = "F32"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "ProjectorType | None":
+        return next((one for one in cls if isinstance(value, str) and one.value == value.upper()), None)
+
+
 class Address(NamedTuple):
     """Where the proxy listens. Port 0 lets the system choose a free one."""
 

@@ -55,6 +55,8 @@ class Projection:
     """llama.cpp's names of the projectors."""
     header: bytes
     pieces: tuple[SourceRange | FixedBytes, ...]
+    abilities: tuple[str, ...] = ()
+    """`see` and `hear`."""
     warnings: tuple[str, ...] = ()
     """How llama.cpp's result differs from the authors' model."""
 
@@ -99,7 +101,8 @@ def project(
     }
     order = data_order(targets, list(weights))
     header = write_header(metadata, lay_out(target.info for target in order))
-    return Projection(tuple(tower.kind for tower in towers), header, tuple(aligned(order)), tuple(caveats))
+    kinds, abilities = tuple(tower.kind for tower in towers), tuple(tower.ability for tower in towers)
+    return Projection(kinds, header, tuple(aligned(order)), abilities, tuple(caveats))
 
 
 def _check_settings(tower: Tower, settings: ModelConfig) -> None:

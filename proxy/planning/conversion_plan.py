@@ -1,10 +1,7 @@
 """The plan for safetensors: the proxy converts them to a GGUF while the bytes arrive. Pure."""
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,31 +9,26 @@ import msgspec
 from proxy.config.sections import ModelSettings
 from proxy.config.values import Quantization
 from proxy.errors import Refusal
-from proxy.gguf.cast import NoEngine
-from proxy.gguf.conversion import AGAIN, Conversion, ModelDescription, Pooling, convert
+from proxy.gguf.conversion import AGAIN, Conversion, ModelDescription, convert
 from proxy.gguf.draft import DraftRequest
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.refused import REFUSED
 from proxy.gguf.keeping import NVFP4, Fallback
-from proxy.gguf.model_config import CannotKeep
+from proxy.gguf.projection import Projection
 from proxy.gguf.single_numbers import numbers_to_read
-from proxy.gguf.tensor_sources import FixedBytes, ReadTensor, SourceRange, SourceTensor
-from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles, read_added_tokens_decoder
 from proxy.gguf.transforms import WIDTHS
-from proxy.gguf.unpacking import READ_MARKS, tensors_to_read
+from proxy.gguf.unpacking import tensors_to_read
 from proxy.gguf.vocabulary import adds_bos
 from proxy.planning.capabilities import NVFP4_SINCE, OLDEST, RUNS_SINCE, Capabilities, runs_since
-from proxy.planning.embedding import name_tensors
 from proxy.planning.identity import family_revision
-from proxy.planning.json_files import UPLOAD_AGAIN
-from proxy.planning.modelfile import Modelfile
+from proxy.planning.material import Material, conversion_errors, recipe_in_file_order, recipe_of, tensors_of
 from proxy.planning.plan import Format, GgufSummary, Plan, PlanRequest, QuantizationOffer, weight_upload
-from proxy.planning.quantizations import cannot_keep_refusal, naming_file, no_engine_refusal, offers
-from proxy.planning.recipe import Beside, Literal, Range, Recipe, cover_file, verify_header
-from proxy.planning.safetensors import SafetensorsHeader
-from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection
-from proxy.sources.base import Derived, RepositoryFile
+from proxy.planning.projector_plan import lost_abilities, projector_upload
+from proxy.planning.quantizations import offers
+from proxy.planning.recipe import Recipe
+from proxy.planning.weights import NotConvertible
+from proxy.sources.base import Derived
 
 FILE = "model.gguf"
 DRAFT_TOKENS = {"draft_num_predict": 4}
@@ -85,7 +77,7 @@ def read_tokens(
     Raises NotConvertible.
     """
     family = FAMILIES[config["architectures"][0]]
-    with _conversion_errors(repository):
+    with conversion_errors(repository):
         files = TokenizerFiles.read(contents)
         added = {token["id"]: token["content"] for token in files.added_tokens}
         if not files.tokenizer:
@@ -93,56 +85,18 @@ def read_tokens(
         return added, adds_bos(family, family.config(config), files)
 
 
-@contextmanager
-def _conversion_errors(repository: str) -> Iterator[None]:
-    """Turns an error of proxy.gguf, which does not know the repository, into a Refusal that names it."""
-    try:
-        yield
-    except NoEngine as error:
-        raise no_engine_refusal(repository, error) from error
-    except CannotKeep as error:
-        raise cannot_keep_refusal(repository, error) from error
-    except GgufError as error:
-        raise NotConvertible(f"{repository}: {error}") from error
+def plan_conversion(
+    request: PlanRequest,
+    material: Material,
+    converted: tuple[Conversion, Recipe],
+    projected: tuple[Projection, Recipe] | str | None,
+) -> Plan:
+    """The plan for a converted file, and for its projector, if there is one: a text says why the weights have none.
 
-
-@dataclass(frozen=True, slots=True)
-class Material:
-    """Everything that a conversion reads."""
-
-    repository: str
-    """ORG/REPO."""
-    config: Mapping[str, Any]
-    """config.json; its `architectures` is a list of one known architecture."""
-    selection: Selection
-    headers: Mapping[str, SafetensorsHeader]
-    """Of the weight files, by path."""
-    contents: Mapping[str, bytes]
-    """Of the small files, by path."""
-    modelfile: Modelfile
-    pooling: Pooling | None = None
-    """Set for an embedding model."""
-    sample: str = ""
-    """A conversation as the chat template renders it."""
-    read: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
-    """The bytes of the small tensors that `parts_to_read` wants, by path and first offset."""
-    draft: DraftRequest | None = None
-    """Set if layers for multi-token prediction are to be kept."""
-
-    @property
-    def may_need_parts(self) -> bool:
-        """False if `parts_to_read` finds none, which is far quicker to know than what it finds."""
-        return bool(FAMILIES[self.architecture].single_numbers) or any(
-            mark in header.content for header in self.headers.values() for mark in READ_MARKS
-        )
-
-    @property
-    def architecture(self) -> str:
-        return str(self.config["architectures"][0])
-
-
-def plan_conversion(request: PlanRequest, material: Material, conversion: Conversion, recipe: Recipe) -> Plan:
-    """`recipe` makes the converted file. Raises NotConvertible and Refusal for what this Ollama cannot run."""
+    Raises NotConvertible and Refusal for what this Ollama cannot run.
+    """
+    conversion, recipe = converted
+    projection, projector = projected if isinstance(projected, tuple) else (projected, None)
     modelfile, capabilities, quantization = material.modelfile, request.capabilities, conversion.quantization
     if not capabilities.runs(conversion.architecture):
         raise NotConvertible(
@@ -150,13 +104,17 @@ def plan_conversion(request: PlanRequest, material: Material, conversion: Conver
             f"{RUNS_SINCE[conversion.architecture]} or newer does"
         )
     _check_release(material, conversion, capabilities)
-    upload = weight_upload(request.repository, FILE, recipe)
+    uploads = [weight_upload(request.repository, FILE, recipe)]
+    if projector is not None:
+        uploads.append(projector_upload(request, projector))
+    more = sum(upload.size for upload in uploads[1:])
     return Plan(
         request.name,
         request.repository,
         Format.SAFETENSORS,
-        f"the proxy converts {material.architecture}{_stored_as(conversion)}{_with_draft(conversion)}",
-        (upload,),
+        f"the proxy converts {material.architecture}{_stored_as(conversion)}{_with_draft(conversion)}"
+        f"{', with its projector' if projector else ''}",
+        tuple(uploads),
         quantization=quantization,
         is_converted=True,
         made_by=family_revision(material.architecture),
@@ -164,16 +122,17 @@ def plan_conversion(request: PlanRequest, material: Material, conversion: Conver
         template_exact=modelfile.exact,
         settings=_drafting(modelfile.settings) if conversion.draft_layers else modelfile.settings,
         warnings=(
-            *_lost_abilities(material.architecture),
+            *lost_abilities(request, material.architecture, projection),
             *_lost_draft(conversion),
             *conversion.warnings,
+            *(projection.warnings if isinstance(projection, Projection) else ()),
             *_second_quantization(request, conversion),
             *capabilities.pre_tokenizer_warnings(conversion.pre_tokenizer),
             *modelfile.warnings,
         ),
-        result_size=upload.size,
+        result_size=uploads[0].size + more,
         gguf_summary=GgufSummary(conversion.architecture, conversion.parameters, quantization),
-        offers=_offers(conversion, capabilities),
+        offers=tuple(offer._replace(size=offer.size + more) for offer in _offers(conversion, capabilities)),
     )
 
 
@@ -253,12 +212,6 @@ def _about_nvfp4(conversion: Conversion, capabilities: Capabilities) -> str:
     return f"; they could stay {NVFP4}, but {capabilities.ollama} does not run it; {NVFP4_SINCE} or newer does"
 
 
-def _lost_abilities(architecture: str) -> tuple[str, ...]:
-    """A warning about what the original model can do and the converted one cannot."""
-    text = FAMILIES[architecture].text_part
-    return (f"this model cannot {text.lost_ability}: the proxy converts its text part only",) if text else ()
-
-
 def convert_material(material: Material, quantization: str | Fallback) -> tuple[Conversion, Recipe]:
     """The conversion, with its pieces moved into the recipe. Raises NotConvertible."""
     repository = material.repository
@@ -270,10 +223,11 @@ def convert_material(material: Material, quantization: str | Fallback) -> tuple[
         pooling=material.pooling,
         draft=material.draft,
     )
-    tensors = _tensors(material)
-    with _conversion_errors(repository):
+    tensors = tensors_of(material)
+    with conversion_errors(repository):
         conversion = convert(material.config, material.contents, tensors, description, quantization=quantization)
-    return replace(conversion, pieces=()), _recipe(material, conversion)
+    make = recipe_in_file_order if conversion.in_file_order else recipe_of
+    return replace(conversion, pieces=()), make(material, conversion.header, conversion.pieces)
 
 
 class FilePart(NamedTuple):
@@ -286,100 +240,7 @@ class FilePart(NamedTuple):
 
 def parts_to_read(material: Material) -> list[FilePart]:
     """The small tensors whose bytes a conversion needs (`Material.read`). Raises NotConvertible."""
-    with _conversion_errors(material.repository):
-        tensors, family = _tensors(material), FAMILIES[material.architecture]
+    with conversion_errors(material.repository):
+        tensors, family = tensors_of(material), FAMILIES[material.architecture]
         wanted = [*tensors_to_read(tensors), *numbers_to_read(family, family.config(material.config), tensors)]
     return [FilePart(one.path, one.source.start, one.source.stop) for one in wanted]
-
-
-def _tensors(material: Material) -> dict[str, Mapping[str, SourceTensor]]:
-    """The tensors by file and name, sorted by path. If two files have a tensor, the index decides.
-
-    Raises Refusal if the index names a tensor that its file does not have, and if two files have a tensor and there is
-    no index. Raises NotConvertible as `name_tensors` does.
-    """
-    index, repository = material.selection.weight_map or {}, material.repository
-    in_files = {file.path: _tensors_of(material, file.path) for file in material.selection.weights}
-    for name, path in index.items():
-        if name not in in_files[path]:
-            raise Refusal(
-                f"{repository}/{INDEX} lists the tensor {name} in {path}, but that file does not have it; "
-                f"{UPLOAD_AGAIN}"
-            )
-    indexed = {
-        path: {name: tensor for name, tensor in in_files[path].items() if index.get(name, path) == path}
-        for path in sorted(in_files)
-    }
-    named = name_tensors(repository, material.contents, indexed)
-    path_of: dict[str, str] = {}
-    for path, tensors in named.items():
-        for name in tensors:
-            if (first := path_of.setdefault(name, path)) != path:
-                raise Refusal(
-                    f"{repository}: {first} and {path} both have the tensor {name}, and there is no {INDEX} that "
-                    "chooses one; the repository mixes two models: pull another one"
-                )
-    return named
-
-
-def _tensors_of(material: Material, path: str) -> Mapping[str, SourceTensor]:
-    tensors: Mapping[str, SourceTensor] = material.headers[path].tensors
-    if not material.read:
-        return tensors
-    return {
-        name: ReadTensor(tensor.dtype, tensor.shape, tensor.start, tensor.stop, content)
-        if (content := material.read.get((path, tensor.start))) is not None
-        and len(content) == tensor.stop - tensor.start
-        else tensor
-        for name, tensor in tensors.items()
-    }
-
-
-def _recipe(material: Material, conversion: Conversion) -> Recipe:
-    files = {file.path: file for file in sorted(material.selection.weights, key=lambda file: file.path)}
-    parts: list[Literal | Range] = [Literal(conversion.header)]
-    # A conversion depends on these two, on the headers of the files, which their digests identify, and on the tensors'
-    # types, which upload_identity and data_identity take from the header of the GGUF.
-    inputs = material.contents[CONFIG] + family_revision(material.architecture).encode()
-    ranges = _Ranges(files, hashlib.sha256(inputs).hexdigest())
-    if conversion.in_file_order:
-        for path, pieces in _by_file(conversion.pieces, files):
-            file, header = files[path], material.headers[path]
-            verified = verify_header(f"{material.repository}/{path}", file, header.size, header.content.__eq__)
-            parts += [verified, *cover_file(file, header.size, [ranges.part(piece) for piece in pieces])]
-    else:
-        parts += [part for piece in conversion.pieces for part in ranges.parts(piece)]
-    return Recipe(tuple(parts))
-
-
-def _by_file(
-    pieces: Sequence[SourceRange | FixedBytes], files: Mapping[str, RepositoryFile]
-) -> Iterator[tuple[str, list[SourceRange | FixedBytes]]]:
-    """Fixed bytes go to the same file as the piece before them."""
-    shares: dict[str, list[SourceRange | FixedBytes]] = {path: [] for path in files}
-    path = next(iter(files))
-    for piece in pieces:
-        path = piece.path if isinstance(piece, SourceRange) else path
-        shares[path].append(piece)
-    yield from shares.items()
-
-
-class _Ranges:
-    """Makes recipe parts from pieces. The pieces of a file share transforms: there may be tens of thousands."""
-
-    def __init__(self, files: Mapping[str, RepositoryFile], transform_id: str) -> None:
-        self._files, self._transform_id, self._naming_file = files, transform_id, cache(naming_file)
-
-    def parts(self, piece: SourceRange | FixedBytes) -> Iterator[Literal | Range]:
-        """The part for a piece, after the ranges beside it."""
-        if isinstance(piece, SourceRange):
-            for one in piece.beside:
-                beside = Beside.WHOLE if one.is_whole else Beside.SHARE
-                yield Range(self._files[one.path], one.start, one.stop, None, self._transform_id, beside)
-        yield self.part(piece)
-
-    def part(self, piece: SourceRange | FixedBytes) -> Literal | Range:
-        if isinstance(piece, FixedBytes):
-            return Literal(piece.content)
-        transform = piece.transform and self._naming_file(piece.path, piece.transform)
-        return Range(self._files[piece.path], piece.start, piece.stop, transform, self._transform_id)

@@ -13,8 +13,11 @@ from typing import Any, TypeVar
 from proxy.errors import Refusal
 from proxy.gguf.conversion import Conversion
 from proxy.gguf.keeping import Fallback
-from proxy.planning.conversion_plan import FilePart, Material, convert_material, parts_to_read, read_tokens
+from proxy.gguf.projection import Projection
+from proxy.planning.conversion_plan import FilePart, convert_material, parts_to_read, read_tokens
+from proxy.planning.material import Material
 from proxy.planning.plan_worker import SIZE_BYTES
+from proxy.planning.projector_plan import project_material
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.workers.processes import LoopLock, Worker, start_worker
 
@@ -52,6 +55,10 @@ class Converter:
             return await asyncio.to_thread(convert_material, material, quantization)
         conversion, pickles = await self._call(_convert_in_parts, material, quantization)
         return conversion, Recipe(await asyncio.to_thread(_join, pickles))
+
+    async def project(self, material: Material, file_type: str) -> tuple[Projection, Recipe] | str:
+        """As `projector_plan.project_material`."""
+        return await self._call(project_material, material, file_type)
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Raises what the function raises, and Refusal if it needs too much time or memory."""

@@ -11,6 +11,7 @@ import orjson
 from proxy import __version__
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import Incomplete, read_header
+from proxy.gguf.projectors import TOWERS
 from proxy.gguf.tensors import GgufError
 from proxy.planning.plan import Plan, Upload
 from proxy.planning.recipe import Literal, Range
@@ -79,18 +80,19 @@ def _file(repository: Repository, file: RepositoryFile) -> str:
 def family_revision(architecture: str) -> str:
     """The family and the revision of its conversion code, such as `LlamaForCausalLM 3`.
 
-    `architecture` is the first in config.json's `architectures`. A new revision makes a different file.
+    `architecture` is the first in config.json's `architectures`. A new revision makes a different file. With towers
+    it has their revision too: `Gemma3ForConditionalGeneration 2.1`.
     """
-    return f"{architecture} {FAMILIES[architecture].output_version}"
+    towers = sum(tower.output_version for tower in TOWERS.get(architecture, ()))
+    return f"{architecture} {FAMILIES[architecture].output_version}{f'.{towers}' if towers else ''}"
 
 
 def outdated_reason(made_by: str) -> str | None:
     """Why the next pull makes an unchanged model again; None if it keeps the model."""
     if made_by == UNKNOWN:
         return "an earlier version of the proxy pulled it, which left some conversions to Ollama"
-    architecture, _, revision = made_by.partition(" ")
-    family = FAMILIES.get(architecture)
-    if family is None or str(family.output_version) == revision:
+    architecture, _, _ = made_by.partition(" ")
+    if architecture not in FAMILIES or family_revision(architecture) == made_by:
         return None
     return f"this version of the proxy converts {architecture} better"
 

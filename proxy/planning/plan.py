@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -134,7 +134,7 @@ class Plan:
 
     @property
     def bars(self) -> tuple[Bar, ...]:
-        return tuple(bar for upload in self.uploads for bar in upload.bars)
+        return merged_bars(self.uploads)
 
     @property
     def weights(self) -> tuple[Upload, ...]:
@@ -160,6 +160,20 @@ class PlanRequest:
     capabilities: Capabilities
     draft: bool = False
     """Whether layers for multi-token prediction are kept, `pull.draft`."""
+    vision: bool = True
+    """Whether the model sees and hears if it can: `vision` of its settings, else `pull.vision`."""
+    projector: str = "F16"
+    """The type of the projector's matrices, `pull.projector`."""
+
+
+def merged_bars(uploads: Iterable[Upload]) -> tuple[Bar, ...]:
+    """One bar for each file, with the bytes that all these blobs take of it. A blob that comes twice moves once."""
+    distinct = {upload.digest or upload.path: upload for upload in uploads}
+    sizes = Counter[str]()
+    for upload in distinct.values():
+        for bar in upload.bars:
+            sizes[bar.digest] += bar.size
+    return tuple(Bar(digest, size) for digest, size in sizes.items())
 
 
 def small_file(path: str, content: bytes) -> Upload:

@@ -19,8 +19,11 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 OTHER_TOKENIZERS = (RWKV, PLAMO, *TIKTOKENS)
 TEKKEN = "tekken.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 COMPANIONS = (
     CONFIG,
+    PREPROCESSOR,
+    PROCESSOR,
     *TOKENIZERS,
     *OTHER_TOKENIZERS,
     *TOKENIZER_CODE,

@@ -78,7 +78,7 @@ class Pipeline:
         enter(State.WAITING)
         async with self._queue.slot(progress):
             if held := await wait_for_ollama(lambda: freshness.reusable_weights(reference, plan)):
-                progress.announce((*bar, True) for bar in plan.bars)
+                progress.announce((*bar, bar.size) for bar in plan.bars)
                 await self._executor.recreate(plan, held, progress, enter, remember)
             else:
                 known = with_known_digests(plan, self._journal.digest_of)
@@ -109,7 +109,7 @@ class Pipeline:
                     continue
                 if digest in completed:
                     progress.sent(max(0, now - completed[digest]))
-                progress.announce([(digest, total, False)])
+                progress.announce([(digest, total, 0)])
                 progress.moved(digest, now - completed.get(digest, 0))
                 completed[digest] = now
 
@@ -117,7 +117,7 @@ class Pipeline:
         self, reference: ModelReference, bars: Iterable[tuple[str, int]], progress: Progress, enter: Enter
     ) -> None:
         """The lines that Ollama sends for a model that it has already."""
-        progress.announce((digest, size, True) for digest, size in bars)
+        progress.announce((digest, size, size) for digest, size in bars)
         progress.status("verifying sha256 digest")
         progress.status(WRITING)
         # Ollama may have finished a create by itself after the proxy was killed; that pull left files behind.

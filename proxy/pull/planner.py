@@ -26,7 +26,6 @@ from proxy.planning.adapter import (
 from proxy.planning.capabilities import Capabilities, capabilities_of
 from proxy.planning.chat_templates import template_files
 from proxy.planning.conversion_plan import (
-    Material,
     architecture_of,
     draft_request,
     kept_quantization,
@@ -47,6 +46,7 @@ from proxy.planning.gguf_files import (
 )
 from proxy.planning.gguf_plan import plan_gguf, plan_native
 from proxy.planning.json_files import json_object
+from proxy.planning.material import Material
 from proxy.planning.modelfile import (
     ChatMetadata,
     chat_metadata_of_files,
@@ -55,6 +55,7 @@ from proxy.planning.modelfile import (
     files_to_read,
 )
 from proxy.planning.plan import Base, Format, Plan, PlanRequest, weight_upload
+from proxy.planning.projector_plan import wants_projector
 from proxy.planning.quantizations import read_quantization
 from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection, choose_files, has_weights
 from proxy.pull.reading import Reading
@@ -168,7 +169,11 @@ class Planner:
         reading = Reading(self._transfer, repository, progress)
         try:
             settings = self._config.settings_for(reference.name)
-            request = PlanRequest(reference.name, repository, settings, capabilities, self._config.pull.draft)
+            pull = self._config.pull
+            vision = pull.vision if settings.vision is None else settings.vision
+            request = PlanRequest(
+                reference.name, repository, settings, capabilities, pull.draft, vision, pull.projector
+            )
             plan = await self._plan(reference, reading, request)
         except NotConvertible as refusal:
             host, _ = self._config.repository_of(reference.name)
@@ -242,6 +247,7 @@ class Planner:
         config = json_object(f"{repository.id}/{CONFIG}", reading.contents[CONFIG])
         architecture = architecture_of(f"{repository.id}/{CONFIG}", config, request.capabilities)
         config["architectures"] = [architecture]
+        has_projector = wants_projector(request, architecture)
         default = self._config.pull.default_quantization
         kept = kept_quantization(architecture, config)
         with _naming_the_revision(reference, repository) as tag:
@@ -265,9 +271,10 @@ class Planner:
             parts = await converting.parts_to_read(material)
             read = await reading.parts(selection.weights, parts)
             material = replace(material, read=read, draft=draft_request(request, architecture))
-            conversion, recipe = await converting.convert(material, quantization)
-        plan = await asyncio.to_thread(plan_conversion, request, material, conversion, recipe)
-        verdict = await compare(contents, conversion.header, sample)
+            converted = await converting.convert(material, quantization)
+            projected = await converting.project(material, request.projector) if has_projector else None
+        plan = await asyncio.to_thread(plan_conversion, request, material, converted, projected)
+        verdict = await compare(contents, converted[0].header, sample)
         if verdict.refusal:
             raise NotConvertible(f"{repository.id}: {verdict.refusal}")
         return replace(plan, warnings=(*plan.warnings, *verdict.remarks))

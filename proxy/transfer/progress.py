@@ -158,17 +158,17 @@ class Progress:
             self._warned = True
             self.status(f"warning: {'; '.join(texts)}")
 
-    def announce(self, blobs: Iterable[tuple[str, int, bool]]) -> None:
-        """Show (digest, bytes, held) of every weight file before a byte moves: later, no total may change."""
+    def announce(self, files: Iterable[tuple[str, int, int]]) -> None:
+        """Show (digest, bytes, bytes held) of every weight file before a byte moves: later, no total may change."""
         changed: dict[str, None] = {}
-        for digest, size, held in blobs:
+        for digest, size, held in files:
             if digest in self._bar_of:  # files with the same content move once
                 continue
             bar = digest if len(self._bars) < MAX_BARS else next(reversed(self._bars))
             self._bar_of[digest] = bar
-            self._files[digest] = FileProgress(self._paths.get(digest, ""), size, size if held else 0)
+            self._files[digest] = FileProgress(self._paths.get(digest, ""), size, held)
             line = self._bars.get(bar, Line(f"pulling {bar.removeprefix('sha256:')[:12]}", bar))
-            self._bars[bar] = replace(line, total=line.total + size, completed=line.completed + (size if held else 0))
+            self._bars[bar] = replace(line, total=line.total + size, completed=line.completed + held)
             changed[bar] = None
         for bar in changed:
             self._publish(self._bars[bar])

@@ -10,7 +10,7 @@ from functools import partial
 
 from proxy.errors import Damaged, Interrupted, RangesIgnored, SourceError, TransferError
 from proxy.planning.identity import upload_identity
-from proxy.planning.plan import Plan, Upload
+from proxy.planning.plan import Plan, Upload, merged_bars
 from proxy.sources.base import Repository, RepositoryFile, Source
 from proxy.store.journal import Journal
 from proxy.tasks import gather_or_cancel
@@ -136,12 +136,9 @@ class Transfer:
         Returns the digests of the blobs that Ollama already has.
         """
         held = await self.wait_for_ollama.run(lambda: self.held(*plans), plans[-1].name, progress)
-        progress.announce(
-            (bar.digest, bar.size, upload.digest in held)
-            for plan in plans
-            for upload in plan.weights
-            for bar in upload.bars
-        )
+        for plan in plans:
+            there = dict(merged_bars(upload for upload in plan.uploads if upload.digest in held))
+            progress.announce((*bar, there.get(bar.digest, 0)) for bar in plan.bars)
         return held
 
     async def run(

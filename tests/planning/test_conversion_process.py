@@ -14,9 +14,10 @@ from proxy.config.sections import NO_SETTINGS
 from proxy.errors import Refusal
 from proxy.gguf.transforms import Transform, to_f32
 from proxy.planning import conversion_process
-from proxy.planning.conversion_plan import Material, convert_material, parts_to_read, read_tokens
+from proxy.planning.conversion_plan import convert_material, parts_to_read, read_tokens
 from proxy.planning.conversion_process import THREAD_BYTES, Converter, converter
 from proxy.planning.embedding import MODULES, module_files
+from proxy.planning.material import Material
 from proxy.planning.modelfile import Modelfile
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.planning.weights import INDEX, NotConvertible, choose_files

@@ -99,7 +99,7 @@ def test_bars_never_go_back_or_over_a_constant_total(
             assert completed <= line.completed <= total
             seen[line.digest] = (line.total, line.completed)
 
-    progress.announce([(f"sha256:{number:064x}", size, held) for number, (size, held) in enumerate(blobs)])
+    progress.announce([(f"sha256:{number:064x}", size, size * held) for number, (size, held) in enumerate(blobs)])
     check()
     for number, size in moves:
         progress.moved(f"sha256:{number:064x}", size)

@@ -10,6 +10,7 @@ import pytest
 from proxy.planning.capabilities import LLAMA_SERVER
 from proxy.standins.hub import StandInHub
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.sighted import SIGHTED
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
 from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
@@ -18,7 +19,7 @@ MEASURED = Path(__file__).with_name("measured.json")
 VARIABLE = "MEASURED"
 """Environment variable with the file to which a run adds its measurements."""
 FILES: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
-    **{name: tiny.files for name, tiny in REPOSITORIES.items()},
+    **{name: tiny.files for name, tiny in {**SIGHTED, **REPOSITORIES}.items()},
     "bert": tiny_bert,
     "xlm_roberta": tiny_xlm_roberta,
 }

@@ -25,7 +25,7 @@ async def read(progress: Progress) -> list[dict[str, Any]]:
 async def test_a_late_client_first_gets_the_state_of_every_bar() -> None:
     progress = Progress()
     progress.status("pulling manifest")
-    progress.announce([(digest(1), 100, False), (digest(2), 50, True)])
+    progress.announce([(digest(1), 100, 0), (digest(2), 50, 50)])
     progress.moved(digest(1), 30)
     reader = asyncio.create_task(read(progress))
     await asyncio.sleep(0)
@@ -40,7 +40,7 @@ async def test_a_late_client_first_gets_the_state_of_every_bar() -> None:
 
 async def test_a_zero_is_omitted_as_ollama_does() -> None:
     progress = Progress()
-    progress.announce([(digest(1), 100, False)])
+    progress.announce([(digest(1), 100, 0)])
     progress.fail("broken")
     lines = await read(progress)
     assert lines == [{"status": "pulling 000000000000", "digest": digest(1), "total": 100}, {"error": "broken"}]
@@ -78,7 +78,7 @@ async def test_the_error_is_the_last_line() -> None:
 async def test_nothing_comes_after_the_end() -> None:
     """A cancelled pull may still finish its model, and report progress."""
     progress = Progress()
-    progress.announce([(digest(1), 100, False)])
+    progress.announce([(digest(1), 100, 0)])
     reader = asyncio.create_task(read(progress))
     await asyncio.sleep(0)
     progress.fail("what happened")
@@ -90,7 +90,7 @@ async def test_nothing_comes_after_the_end() -> None:
 
 async def test_more_files_than_bars_share_the_last_bar() -> None:
     progress = Progress()
-    progress.announce([(digest(number), 10, number == 19) for number in range(20)])
+    progress.announce([(digest(number), 10, 10 * (number == 19)) for number in range(20)])
     for number in range(20):
         progress.moved(digest(number), 0 if number == 19 else 10)
     reader = asyncio.create_task(read(progress))
@@ -105,7 +105,7 @@ async def test_more_files_than_bars_share_the_last_bar() -> None:
 async def test_completed_stays_within_the_total() -> None:
     """Small files move without a bar."""
     progress = Progress()
-    progress.announce([(digest(1), 100, False)])
+    progress.announce([(digest(1), 100, 0)])
     progress.moved(digest(1), 150)
     progress.moved(digest(2), 10)
     reader = asyncio.create_task(read(progress))
@@ -124,7 +124,7 @@ async def test_a_bar_has_at_most_one_line_in_60_ms(monkeypatch: pytest.MonkeyPat
         naps.append(seconds)
 
     monkeypatch.setattr(asyncio, "sleep", nap)
-    progress.announce([(digest(1), 1000, False)])
+    progress.announce([(digest(1), 1000, 0)])
     subscription = progress.subscribe()
     batches = []
     async for batch in subscription.batches():
@@ -141,7 +141,7 @@ async def test_a_bar_has_at_most_one_line_in_60_ms(monkeypatch: pytest.MonkeyPat
 
 async def test_a_silence_is_filled_with_the_newest_bar() -> None:
     progress = Progress(keep_alive=0.01)
-    progress.announce([(digest(1), 100, False), (digest(2), 100, False)])
+    progress.announce([(digest(1), 100, 0), (digest(2), 100, 0)])
     progress.moved(digest(2), 40)
     progress.status("verifying sha256 digest")
     batches = progress.subscribe().batches()
@@ -176,7 +176,7 @@ def test_bars_follow_the_bytes_of_their_files_both_ways() -> None:
     """They fill in the order of the stretches, and empty when bytes are taken back."""
     progress = Progress()
     first, second = digest(1), digest(2)
-    progress.announce([(first, 60, False), (second, 40, False)])
+    progress.announce([(first, 60, 0), (second, 40, 0)])
     blob = BlobProgress(progress, [(first, 10, 10), (second, 20, 20), (first, 50, 50), (second, 20, 20)])
     seen = []
     for size in (5, 15, 20, 60, -100, 35, 0, 65):
@@ -198,7 +198,7 @@ def test_a_bar_counts_bytes_of_its_file_and_not_of_the_blob() -> None:
     """7 bytes of the first file become 3 bytes of the blob, 10 bytes of the second become 30."""
     progress = Progress()
     first, second = digest(1), digest(2)
-    progress.announce([(first, 7, False), (second, 10, False)])
+    progress.announce([(first, 7, 0), (second, 10, 0)])
     blob = BlobProgress(progress, [(first, 3, 7), (second, 30, 10)])
     seen = []
     for size in (1, 1, 1, 14, 1, 15, -33, 33):
@@ -219,7 +219,7 @@ def test_a_bar_counts_bytes_of_its_file_and_not_of_the_blob() -> None:
 def test_files_that_share_a_bar_have_their_own_progress() -> None:
     progress = Progress()
     progress.name_files({digest(number): f"part-{number}" for number in range(19)})
-    progress.announce([(digest(number), 10, number == 19) for number in range(20)])
+    progress.announce([(digest(number), 10, 10 * (number == 19)) for number in range(20)])
     progress.moved(digest(18), 7)
     progress.moved(digest(18), -3)
     progress.moved(digest(17), 99)
@@ -232,7 +232,7 @@ def test_the_latest_status_is_kept() -> None:
     progress = Progress()
     assert progress.latest_status == ""
     progress.status("pulling manifest")
-    progress.announce([(digest(1), 100, False)])
+    progress.announce([(digest(1), 100, 0)])
     progress.moved(digest(1), 30)
     assert progress.latest_status == "pulling manifest"
     progress.status("writing manifest")

@@ -1,4 +1,4 @@
-"""The text part of a multimodal model: the only part that is converted. Pure."""
+"""The text part of a multimodal model. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,11 @@ class TextPart:
     skipped_prefixes: tuple[str, ...]
     """How names of all other tensors start."""
     lost_ability: str
-    """What the converted model cannot do; it completes "this model cannot …"."""
+    """What the text part alone cannot do; it completes "this model cannot …"."""
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        return tuple(self.lost_ability.split(" or "))
 
 
 TEXT_OF_MULTIMODAL: Mapping[str, str] = {"model.language_model.": "model."}

@@ -63,12 +63,16 @@ class Tower:
     numbers: Mapping[str, Callable[[ModelConfig], tuple[int, ...]]] = field(default_factory=dict)
     """By a name in `tensors` with `{}`: the numbers in the GGUF for 0, 1, 2 and so on in the weights, where those are
     not the layers of the tower."""
+    output_version: int = 1
+    """Increase it when the converter makes another projector of the same repository: the next pull of an installed
+    model then makes it again."""
     caveat: Callable[[ModelConfig], str | None] = lambda _: None
     """A warning for the user if llama.cpp's result differs from that of the authors' model."""
 
     @property
-    def hears(self) -> bool:
-        return self.section == AUDIO
+    def ability(self) -> str:
+        """What the model can do with it: `see` or `hear`."""
+        return "hear" if self.section == AUDIO else "see"
 
     def config(self, fields: Mapping[str, Any], images: Mapping[str, Any]) -> ModelConfig:
         """`fields` are config.json's, `images` those of the preprocessor. Raises CannotConvert without a section."""

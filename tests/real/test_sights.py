@@ -1,0 +1,74 @@
+"""Models that see answer about pictures like transformers, on a real Ollama."""
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.planning.capabilities import LLAMA_SERVER
+from proxy.standins.hub import StandInHub
+from tests.gguf.projecting import TOWERED
+from tests.kit.pictures import pictures, png
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client
+from tests.real.make_logprobs import CANDIDATES
+from tests.real.make_sights import FIGURES, picture_size
+from tests.real.measuring import Record, install
+from tests.real.test_logprobs import OPTIONS, delta
+
+pytestmark = pytest.mark.timeout(300)
+
+SIGHTS: Mapping[str, Mapping[str, Any]] = json.loads(FIGURES.read_bytes())
+ROUNDED = 0.05
+"""The limit of the difference of logprobs: the projector's matrices are F16, as most users have them."""
+
+
+async def _look(client: Client, model: str, picture: bytes, expected: Mapping[str, Any]) -> dict[str, Any]:
+    body = {
+        "model": model,
+        "prompt": f"[img-0]{expected['prompt']}",
+        "images": [b64encode(picture).decode()],
+        "raw": True,
+        "stream": False,
+        "logprobs": True,
+        "top_logprobs": CANDIDATES,
+        "options": OPTIONS | {"num_predict": max(len(expected["continuation"]), 1), "num_ctx": 1024},
+    }
+    status, content = await client.post("/api/generate", body)
+    assert status == 200, content
+    answered: dict[str, Any] = orjson.loads(content)
+    return answered
+
+
+@pytest.mark.parametrize("name", sorted(SIGHTS))
+async def test_pictures_are_seen_as_by_transformers(
+    real_ollama: RealOllama, real_client: Client, hub: StandInHub, record: Record, name: str
+) -> None:
+    files = TOWERED[name].files()
+    model = await install(real_ollama, real_client, hub, record, name, "F32")
+    size = picture_size(json.loads(files["config.json"]))
+    deltas = {}
+    for which, picture in pictures(size).items():
+        expected = SIGHTS[name][which]
+        answered = await _look(real_client, model, png(picture), expected)
+        deltas[which] = delta(answered, expected)
+        assert answered["prompt_eval_count"] == expected["tokens"]
+        if expected["continuation"]:
+            assert [step["token"] for step in answered["logprobs"]] == expected["continuation"]
+    record("sight", name, round(max(deltas.values()), 5))
+    assert max(deltas.values()) < ROUNDED, deltas
+    first = {which: json.dumps(one["first"]) for which, one in SIGHTS[name].items()}
+    assert len(set(first.values())) == len(first)
+
+
+async def test_show_says_that_it_sees(
+    real_ollama: RealOllama, real_client: Client, hub: StandInHub, record: Record
+) -> None:
+    model = await install(real_ollama, real_client, hub, record, "gemma3_eyes", "Q4_K_M")
+    status, shown = await real_ollama.cli(real_ollama.url, "show", model)
+    assert status == 0, shown
+    assert "vision" in shown
+    assert real_ollama.version >= LLAMA_SERVER[:2] or "projector" in shown.lower()
