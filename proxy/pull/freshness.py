@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from proxy.config.sections import Config
+from proxy.config.values import ProjectorType
 from proxy.ollama.client import Ollama
 from proxy.planning.identity import digest_of_value, outdated_reason, settings_identity, weights_identity
 from proxy.planning.ollama_layers import HeldModel, held_model, layers_of, shown_parameters
@@ -79,9 +80,13 @@ class Freshness:
         settings = msgspec.to_builtins(self._config.settings_for(reference.name))
         pull = self._config.pull
         request = [repository.id, repository.commit, reference.tag.casefold(), settings]
-        # Records of models without drafts stay valid.
-        draft = ["draft"] if pull.draft else []
-        return digest_of_value([*request, pull.default_quantization, pull.gguf, *draft])
+        # With the defaults, older records stay valid.
+        more = [
+            *(["draft"] if pull.draft else []),
+            *([] if pull.vision else ["text alone"]),
+            *([pull.projector] if pull.projector is not ProjectorType.F16 else []),
+        ]
+        return digest_of_value([*request, pull.default_quantization, pull.gguf, *more])
 
     async def _still_has(self, reference: ModelReference, record: Record) -> bool:
         model = await self._listed(reference.name)

@@ -25,17 +25,17 @@ OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {}
 """Repository → key → the proxy's value, which differs from that of llama.cpp's converter, and the reason."""
 
 
-def projection(files: Mapping[str, bytes], file_type: str = "F16") -> Projection:
+def projection(files: Mapping[str, bytes], file_type: str = "F16", name: str = "tiny-model") -> Projection:
     """The plan of a repository's projector."""
     config = json.loads(files["config.json"])
     images = json.loads(files.get("preprocessor_config.json", b"{}"))
     towers = TOWERS[config["architectures"][0]]
-    return project(towers, config, images, readable_tensors(files), ("tiny-model", file_type))
+    return project(towers, config, images, readable_tensors(files), (name, file_type))
 
 
-def projector(files: Mapping[str, bytes], file_type: str = "F16") -> bytes:
+def projector(files: Mapping[str, bytes], file_type: str = "F16", name: str = "tiny-model") -> bytes:
     """The content of a repository's projector."""
-    planned = projection(files, file_type)
+    planned = projection(files, file_type, name)
     content = planned.header + b"".join(part for piece in planned.pieces for part in made(piece, files))
     assert len(content) == planned.size
     return content

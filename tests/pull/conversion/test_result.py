@@ -10,6 +10,7 @@ import pytest
 from proxy.app import App
 from proxy.config.values import Quantization
 from proxy.gguf.families import FAMILIES
+from proxy.gguf.projectors import TOWERS
 from proxy.inspection import inspect
 from proxy.ollama.blobs import PROBE_DIGEST
 from proxy.planning.capabilities import capabilities_of, runs_since
@@ -32,6 +33,7 @@ CONVERTED = sorted(
     name
     for name, tiny in REPOSITORIES.items()
     if CAPABLE.version >= runs_since(tiny.architecture, FAMILIES[tiny.architecture].architecture)
+    and tiny.architecture not in TOWERS
 )
 
 
@@ -77,17 +79,6 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     assert (weights.digest, weights.size) == (digest_of(expected), len(expected))
     assert not any("converting" in line["status"] for line in lines)
 
-
-async def test_only_the_text_of_a_vision_model_is_converted(
-    client: Client, hub: StandInHub, ollama: StandInOllama
-) -> None:
-    """A warning says so."""
-    ollama.version = "0.40.0"
-    files = REPOSITORIES["gemma3_eyes"].files() | {"tokenizer_config.json": b"{}"}
-    hub.add("acme/tiny", files)
-    lines = await client.pull(f"{NAME}:bf16")
-    assert lines[-1] == {"status": "success"}
-    assert any(line["status"].startswith("warning: this model cannot see: the proxy converts") for line in lines)
     assert digest_of(converted(files)) in ollama.models.used_digests()
 
 
