@@ -40,6 +40,7 @@ _ENDS = (".weight", ".bias")
 _NUMBER = re.compile(r"(?<![^.])(0|[1-9][0-9]{0,4})(?![^.])")
 _KERNELS = (".patch_embd.weight", ".patch_merger.weight")
 """Kernels of convolutions: F16 in a file of F16, else F32."""
+_SET_TYPE = "set pull.projector to {}"
 _POSITIONS = ("v.position_embd.weight", "a.position_embd.weight")
 
 
@@ -87,7 +88,7 @@ def project(
         keys |= {f"clip.{key}": value for write in tower.keys for key, value in write(settings)}
         located = _tensors_of(tower, unpack_weights(ModelConfig(config), weights))
         made = _targets(tower, settings, located)
-        targets += [cast(target, _type(tower, target.info, file_type)) for target in made]
+        targets += [cast(target, _type(tower, target.info, file_type), _SET_TYPE) for target in made]
         caveats += filter(None, [tower.caveat(settings), *_unread(tower, config, settings)])
     infos = [target.info for target in targets]
     check_shapes(keys, infos, {key: shape for tower in towers for key, shape in tower.shapes.items()})

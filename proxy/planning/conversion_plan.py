@@ -106,7 +106,7 @@ def plan_conversion(
     _check_release(material, conversion, capabilities)
     uploads = [weight_upload(request.repository, FILE, recipe)]
     if projector is not None:
-        uploads.append(projector_upload(request, projector))
+        uploads.append(projector_upload(request, projector, recipe))
     more = sum(upload.size for upload in uploads[1:])
     return Plan(
         request.name,

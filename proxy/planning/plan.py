@@ -49,6 +49,8 @@ class Upload:
     """In the order of the blob: which bar grows as the blob grows."""
     kind: str = "model"
     """The kind of the layer: `model`, `projector` or `adapter`."""
+    is_read_past: bool = False
+    """Whether the first blob of the plan reads all bytes of the files that this one is made from."""
 
     @property
     def size(self) -> int:
@@ -187,15 +189,20 @@ def weight_file(repository: Repository, path: str, file: RepositoryFile, kind: s
     return weight_upload(repository, path, Recipe((Range(file, 0, file.size),), digest), kind)
 
 
-def weight_upload(repository: Repository, path: str, recipe: Recipe, kind: str = "model") -> Upload:
+def weight_upload(
+    repository: Repository, path: str, recipe: Recipe, kind: str = "model", *, is_read_past: bool = False
+) -> Upload:
     """A blob of weights, with one bar for each source file."""
     digests = {file: bar_digest(repository, file) for file in recipe.files}
     bar_ranges = _bar_ranges(recipe, digests)
+    if is_read_past:
+        bar_ranges = tuple(part._replace(file_bytes=0) for part in bar_ranges)
     sizes = Counter[str]()
     for part in bar_ranges:
         sizes[part.digest] += part.file_bytes
     in_order = dict.fromkeys(digests[file] for file in sorted(digests, key=lambda file: file.path))
-    return Upload(path, recipe, tuple(Bar(one, sizes[one]) for one in in_order if sizes[one]), bar_ranges, kind)
+    bars = tuple(Bar(one, sizes[one]) for one in in_order if sizes[one])
+    return Upload(path, recipe, bars, bar_ranges, kind, is_read_past)
 
 
 def _bar_ranges(recipe: Recipe, digests: Mapping[RepositoryFile, str]) -> tuple[BarRange, ...]:

@@ -62,8 +62,9 @@ def _images(material: Material) -> Mapping[str, Any]:
     return merged
 
 
-def projector_upload(request: PlanRequest, recipe: Recipe) -> Upload:
-    return weight_upload(request.repository, FILE, recipe, "projector")
+def projector_upload(request: PlanRequest, recipe: Recipe, model: Recipe) -> Upload:
+    """`model` makes the text model of the same plan."""
+    return weight_upload(request.repository, FILE, recipe, "projector", is_read_past=model.takes_whole_files)
 
 
 def lost_abilities(request: PlanRequest, architecture: str, made: Projection | str | None) -> tuple[str, ...]:

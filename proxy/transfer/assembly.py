@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ from proxy.transfer.sha256 import new_sha256, restored_sha256, saved_state
 from proxy.transfer.threads import lower_priority
 from proxy.transfer.window import Window
 
+Passing = Callable[[RepositoryFile, int, bytes], None]
+"""Gets a file, an offset, and the bytes there."""
 SLICE = 256 * 1024
 """Bytes of a range that one thread transforms at a time; one block when blocks are larger."""
 
@@ -39,17 +41,21 @@ class Assembly:
 
     One thread may cut while another joins. Files that the blob takes whole are checked against their digests, unless
     the blob is just one of them: then its own digest is enough. `writer` gets all bytes, and checkpoints between them;
-    `kept` says where to begin.
+    `kept` says where to begin. `passing` gets all bytes of the ranges.
+
+    It has more than five arguments because each comes from another part of an upload.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         recipe: Recipe,
         pool: Executor,
         repository: str = "",
         writer: CheckpointWriter | None = None,
         kept: Kept | None = None,
+        passing: Passing | None = None,
     ) -> None:
+        self._passing = passing
         self._parts = recipe.after(kept.checkpoint.position if kept else START)
         self._pool = pool
         self._repository = repository
@@ -60,7 +66,8 @@ class Assembly:
         self._writer = writer
         self._position = START
         """Of the present range."""
-        self._range_size = 0
+        self._range_size = self._range_stop = 0
+        self._file: RepositoryFile | None = None
         self._since_mark = 0
         """Bytes of ranges since the last checkpoint."""
         self._until_mark = 0
@@ -129,6 +136,8 @@ class Assembly:
 
     def _add(self, content: bytes, outputs: list[Output]) -> None:
         """Add bytes of the present range."""
+        if self._passing and self._file:
+            self._passing(self._file, self._range_stop - self._missing, content)
         self._missing -= len(content)
         self._since_mark += len(content)
         self._until_mark -= len(content)
@@ -188,6 +197,7 @@ class Assembly:
                 outputs.append(part.content)
             elif part.stop > part.start:
                 self._missing = self._range_size = part.stop - part.start
+                self._file, self._range_stop = part.file, part.stop
                 self._check = self._next_check(part)
                 self._transform = part.transform
                 self._until_mark = self._mark_distance()

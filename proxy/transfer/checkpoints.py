@@ -72,30 +72,28 @@ class Checkpoints:
 
     def __init__(self, folder: Path | None, keep: float) -> None:
         """Without a folder nothing is kept."""
-        self._folder = folder
+        self.folder = folder
         self._keep = keep
         self._open: set[str] = set()
 
     def open(self, identity: str, what: str, size: int) -> "CheckpointFile | None":
         """The files of one blob of `size` bytes; None for a small blob. Raises NotKept. Blocking."""
         name = identity.removeprefix("sha256:")
-        if self._folder is None or size < MIN_BYTES or name in self._open:
+        if self.folder is None or size < MIN_BYTES or name in self._open:
             return None
-        data = self._folder / f"{name}{DATA}"
+        data = self.folder / f"{name}{DATA}"
         try:
             # A gated or private model is not for every user of this machine.
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             missing = size - (data.stat().st_size if data.exists() else 0)
-            free = shutil.disk_usage(self._folder).free
+            free = shutil.disk_usage(self.folder).free
             # Ollama's store is often on the same disk, and grows by as many bytes.
             if free < 2 * missing:
-                raise NotKept(
-                    f"{what} starts again after an interruption: {self._folder} has only {decimal(free)} free"
-                )
+                raise NotKept(f"{what} starts again after an interruption: {self.folder} has only {decimal(free)} free")
             opened = CheckpointFile(data, what, size, lambda: self._open.discard(name))
         except OSError as error:
             raise NotKept(
-                f"{what} starts again after an interruption: {self._folder} cannot be used ({error.strerror}); set "
+                f"{what} starts again after an interruption: {self.folder} cannot be used ({error.strerror}); set "
                 "pull.spool to a writable folder"
             ) from error
         self._open.add(name)
@@ -117,8 +115,8 @@ class Checkpoints:
         return removed
 
     def _files(self) -> Iterator[Path]:
-        if self._folder is not None and self._folder.is_dir():
-            yield from (path for path in self._folder.iterdir() if path.suffix in (DATA, RECORD))
+        if self.folder is not None and self.folder.is_dir():
+            yield from (path for path in self.folder.iterdir() if path.suffix in (DATA, RECORD))
 
 
 class CheckpointFile:

@@ -17,6 +17,7 @@ from proxy.tasks import gather_or_cancel
 from proxy.transfer.assembly import check_digest
 from proxy.transfer.checkpoints import Checkpoints
 from proxy.transfer.fetch_limits import FetchLimits
+from proxy.transfer.passed_bytes import PassedBytes
 from proxy.transfer.progress import BlobProgress, Progress
 from proxy.transfer.retry import OpeningRetries, Retries
 from proxy.transfer.sharing import OnDigest, SingleFlightUpload, Subscriber, UploadListener
@@ -151,16 +152,43 @@ class Transfer:
         """
         missing = {upload.digest or upload.path: upload for upload in plan.uploads if upload.digest not in held}
         fetching = Fetching(plan.repository, self._limits, progress)
+        fetching.passed = await self._passed_bytes(list(missing.values()))
 
         def subscriber(upload: Upload) -> Subscriber:
             blob = BlobProgress(progress, upload.bar_ranges)
             return Subscriber(blob.moved, blob.sent, progress, on_digest)
 
-        uploading = (
-            self._share(fetching, upload, order, subscriber(upload)) for order, upload in enumerate(missing.values())
-        )
-        digests = dict(zip(missing, await gather_or_cancel(uploading), strict=True))
+        async def share(order: int, upload: Upload) -> str:
+            passed = fetching.passed
+            if upload.is_read_past and passed is not None:
+                await passed.ended.wait()
+            try:
+                return await self._share(fetching, upload, order, subscriber(upload))
+            finally:
+                if passed is not None:
+                    passed.ended.set()
+
+        try:
+            uploading = (share(order, upload) for order, upload in enumerate(missing.values()))
+            digests = dict(zip(missing, await gather_or_cancel(uploading), strict=True))
+        finally:
+            if fetching.passed is not None:
+                fetching.passed.close()
         return {upload.path: upload.digest or digests[upload.path] for upload in plan.uploads}
+
+    async def _passed_bytes(self, missing: Sequence[Upload]) -> PassedBytes | None:
+        """Where the first of the blobs keeps what it reads past for another one; None if none needs that, or without
+        room on the disk.
+        """
+        wanted = [upload for upload in missing[1:] if upload.is_read_past]
+        folder = self._services.checkpoints.folder
+        if not wanted or folder is None:
+            return None
+        try:
+            return await asyncio.to_thread(PassedBytes, wanted[0].recipe, folder)
+        except OSError as error:
+            log.warning("%s is fetched apart: %s", wanted[0].path, error)
+            return None
 
     async def held(self, *plans: Plan) -> set[str]:
         """The digests of the plans' blobs that Ollama already has."""

@@ -28,6 +28,7 @@ from proxy.planning.recipe import Recipe
 from proxy.sources.base import Mirrored, Repository, RepositoryFile
 from proxy.store.journal import Journal
 from proxy.transfer.assembly import Assembly, assembled, check_digest
+from proxy.transfer.bandwidth import Bandwidth
 from proxy.transfer.checkpoints import CheckpointFile, Checkpoints, NotKept
 from proxy.transfer.held_data import HeldData
 from proxy.transfer.retry import Retries
@@ -78,8 +79,8 @@ class BlobUpload:
         self._fetching = fetching
         self._planned = upload
         self._recipe = upload.recipe
-        self._source: tuple[Fetching, Recipe] | None = None
-        """What to use when the tensor data cannot be copied from a blob that Ollama has."""
+        self._source: tuple[Fetching, Recipe, str] | None = None
+        """What to use, and what to say, when bytes that are on this machine already cannot be used."""
         self._data: str | None = None
         """The identity of the tensor data."""
         self._file: CheckpointFile | None = None
@@ -99,6 +100,7 @@ class BlobUpload:
             for file in self._recipe.unchecked:
                 self._fetching.repository.keep_to_source(file)
         await self._find_held_data()
+        self._use_passed_bytes()
         if self._source is None:
             await self._open_checkpoints()
         try:
@@ -145,20 +147,31 @@ class BlobUpload:
         if held is None:
             self._warn_of_fetching()
             return
-        self._source = fetching, self._recipe
+        self._source = fetching, self._recipe, NOT_COPIED
         self._fetching, self._recipe = held.fetching(fetching), held.recipe
 
-    def _warn_of_fetching(self) -> None:
-        log.warning("%s: %s", self._what, NOT_COPIED)
-        self._fetching.progress.warn([NOT_COPIED])
+    def _use_passed_bytes(self) -> None:
+        """Make the blob from the bytes that the first blob of the pull has read past, if they are all there."""
+        passed = self._fetching.passed
+        if self._planned.is_read_past and self._source is None and passed is not None and passed.complete:
+            self._source = self._fetching, self._recipe, ""
+            repository, self._recipe = passed.source(self._fetching.repository.id)
+            # The limit of the bandwidth is for sources.
+            limits = replace(self._fetching.limits, bandwidth=Bandwidth(0))
+            self._fetching = Fetching(repository, limits, self._fetching.progress, self._fetching.pull)
+
+    def _warn_of_fetching(self, text: str = NOT_COPIED) -> None:
+        log.warning("%s: %s", self._what, text)
+        self._fetching.progress.warn([text])
 
     async def _recover(self, error: ProxyError, retries: Retries) -> None:
         """Returns when a re-upload may help; else raises the error that ends this upload."""
         if self._source is not None and isinstance(error, SourceError | TransferError):
             log.warning("%s: %s", self._what, error)
-            self._warn_of_fetching()
-            self._fetching, self._recipe = self._source
+            self._fetching, self._recipe, text = self._source
             self._source = None
+            if text:
+                self._warn_of_fetching(text)
             await self._open_checkpoints()
             return
         if isinstance(error, Damaged | DigestMismatch | RangesIgnored) and self._file:
@@ -244,7 +257,8 @@ class BlobUpload:
         if kept:
             self._fetching.progress.status(f"resuming {self._what}: {decimal(reached)} are kept")
             recipe = replace(recipe, parts=tuple(part for _, part in recipe.after(kept.checkpoint.position)))
-        assembly = Assembly(self._recipe, self._services.workers, self._fetching.repository.id, writer, kept)
+        passing = self._fetching.passed.add if self._fetching.passed else None
+        assembly = Assembly(self._recipe, self._services.workers, self._fetching.repository.id, writer, kept, passing)
         async with Window(self._fetching, recipe, self._order) as window:
             yield partial(self._make, window, assembly, reached)
 

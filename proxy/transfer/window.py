@@ -15,6 +15,7 @@ from proxy.sources.base import Repository
 from proxy.transfer.admission import Stream
 from proxy.transfer.fetch_limits import FetchLimits
 from proxy.transfer.gathering import HELD_BYTES, PIECE_BYTES, Gathering, InOrder
+from proxy.transfer.passed_bytes import PassedBytes
 from proxy.transfer.progress import ProgressListener
 from proxy.transfer.retry import Retries
 
@@ -47,6 +48,8 @@ class Fetching:
         self.progress = progress
         self.pull = pull or self
         """Identifies the pull when streams are shared fairly."""
+        self.passed: PassedBytes | None = pull.passed if pull else None
+        """Keeps bytes that one blob reads past for another one."""
         self.ranges_ignored: asyncio.Event = pull.ranges_ignored if pull else asyncio.Event()
         """Set when the source has ignored a range: from then on, each of its files is fetched whole, in one stream."""
 

@@ -48,7 +48,7 @@ def edited_towers(edit: Callable[[Weights], object]) -> dict[str, bytes]:
 
 
 async def _pull(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, **sections: Mapping[str, Any]
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, **sections: Any
 ) -> list[dict[str, Any]]:
     async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
         lines: list[dict[str, Any]] = await Client(app.address.url, session).pull(NAME)
@@ -65,6 +65,26 @@ async def test_both_blobs_are_installed(client: Client, hub: StandInHub, ollama:
     assert not any(LOST in line.get("status", "") for line in lines)
 
 
+def _weight_bytes(hub: StandInHub, files: Mapping[str, bytes]) -> int:
+    return sum(one.body_bytes for one in fetched(hub, digest_of(files["model.safetensors"]).removeprefix("sha256:")))
+
+
+async def test_the_bytes_of_both_come_once(client: Client, hub: StandInHub, ollama: StandInOllama, files: Any) -> None:
+    hub.add("acme/tiny", files)
+    await client.pull(NAME)
+    assert _weight_bytes(hub, files) == len(files["model.safetensors"])
+
+
+async def test_without_a_place_to_keep_them_they_come_twice(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: Any
+) -> None:
+    hub.add("acme/tiny", files)
+    lines = await _pull(hub, ollama, session, pull={"spool": "off"})
+    assert lines[-1] == {"status": "success"}
+    assert gguf_layers(ollama, NAME)[1] == ("projector", digest_of(projector(files, name="tiny")))
+    assert _weight_bytes(hub, files) > len(files["model.safetensors"])
+
+
 async def test_one_bar_shows_the_bytes_of_both(
     client: Client, hub: StandInHub, ollama: StandInOllama, files: Any
 ) -> None:
@@ -72,7 +92,7 @@ async def test_one_bar_shows_the_bytes_of_both(
     lines = await client.pull(NAME)
     [(digest, (completed, total))] = last_bars(lines).items()
     assert digest == digest_of(files["model.safetensors"])
-    assert completed == total > len(files["model.safetensors"])
+    assert completed == total == len(files["model.safetensors"])
     totals = {line["total"] for line in lines if line.get("digest") == digest}
     assert totals == {total}
     assert all(line.get("completed", 0) <= total for line in lines if "digest" in line)
@@ -151,6 +171,7 @@ async def test_nothing_is_installed_without_the_projector(
     hub.add("acme/tiny", {**edited_towers(huge), "tokenizer_config.json": b"{}"})
     error = (await client.pull(NAME))[-1]["error"]
     assert "mm.input_projection.weight cannot become F16" in error
+    assert "set pull.projector to BF16 or F32" in error
     assert NAME not in ollama.models
 
 
