@@ -30,10 +30,10 @@ SHORT, LONG = 1.0, 3.0
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     quantize, stops = cast._quantize, count()
 
-    def slowly(name: str, kind: TensorType, dtype: str, content: bytes) -> bytes:
+    def slowly(name: str, kind: TensorType, dtype: str, remedy: str, content: bytes) -> bytes:
         if next(stops) in (0, 40):
             time.sleep(LONG)
-        return quantize(name, kind, dtype, content)
+        return quantize(name, kind, dtype, remedy, content)
 
     monkeypatch.setattr(cast, "_quantize", slowly)
     monkeypatch.setattr(http_file, "READ_SECONDS", SHORT)
