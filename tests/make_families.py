@@ -15,6 +15,7 @@ from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.refused import REFUSED
 from proxy.gguf.header import read_header
+from proxy.gguf.projectors import TOWERS
 from proxy.planning.capabilities import (
     CORRECT_SINCE,
     EMBEDDING_ARCHITECTURES,
@@ -23,9 +24,11 @@ from proxy.planning.capabilities import (
     PRE_TOKENIZER_SINCE,
     RUNS_SINCE,
     Version,
+    capabilities_of,
     runs_since,
 )
 from tests.gguf.differences import LEFT_OUT, WITHOUT_FIGURES, differences, llama_cpp_figures
+from tests.gguf.projecting import ONLY_OURS, OTHER_VALUES, TOWERED
 from tests.kit.tiny_conversions import plan_with
 from tests.real.make_logprobs import TOLERANCE, WITHOUT_LOGPROBS
 from tests.real.measuring import FILES, MEASURED
@@ -33,6 +36,7 @@ from tests.real.test_embedding import EMBEDDERS
 from tests.real.test_logprobs import DEVIATIONS, LOGPROBS, WINDOWS, WINDOWS_REASON
 
 PRE = "tokenizer.ggml.pre"
+CAPABLE = capabilities_of(None)
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 INTRODUCTION = f"""# Measurements of each family
 
@@ -42,6 +46,8 @@ family under another name: Qwen2Model has those of Qwen2ForCausalLM. The columns
 
 - **GGUF**: llama.cpp's name of the architecture.
 - **from**: the first Ollama that runs the family. A repository may need a newer one for its tokenizer or its RoPE.
+- **sees**: llama.cpp's name of the projector that the proxy makes too; [below](#models-that-see-and-hear) is how it
+  was compared. Without one, only the text of such a model is converted, and the pull says so.
 - **converter**: `equal` if tensors and metadata are bit by bit those of llama.cpp's converter (b11434), without the
   keys that the proxy never writes. Otherwise the number of keys that differ,
   [with the reasons](#differences-from-llamacpps-converter). `1 of 2` means that llama.cpp's converter does
@@ -168,12 +174,45 @@ def _cell(row: Row, measured: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _table(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    titles = ["`architectures`", "GGUF", "from", "converter", *measured]
+    titles = ["`architectures`", "GGUF", "from", "sees", "converter", *measured]
     lines = [titles, ["---"] * len(titles)]
     for row in rows():
-        cells = [row.architecture, ", ".join(_names(row)), str(_first_ollama(row)), _converter(row)]
+        sees = ", ".join(tower.kind for tower in TOWERS.get(row.architecture, ()))
+        cells = [row.architecture, ", ".join(_names(row)), str(_first_ollama(row)), sees, _converter(row)]
         lines.append([*cells, *(_cell(row, figures) for figures in measured.values())])
     return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+SEEN = """Each has a tiny repository with a tower of random weights. The columns:
+
+- **from**: the first Ollama that uses the projector. For an older one the pull is refused, with how to get the text
+  alone.
+- **converter**: `equal` if all tensors and keys of the projector (F16) are bit by bit those of llama.cpp's converter
+  (b11434). Otherwise the keys that differ.
+- **a column for each Ollama**: the largest difference between the logprobs of the first token in Ollama and in
+  transformers 5.24, over three pictures (red, blue, four colors). The text is F32 and the projector F16. The prompts
+  had equally many tokens, and the greedy tokens were the same.
+"""
+
+
+def _sights(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    columns = {version: figures["sight"] for version, figures in measured.items() if "sight" in figures}
+    titles = ["`architectures`", "projector", "it can", "from", "converter", *columns]
+    lines = [titles, ["---"] * len(titles)]
+    for architecture, towers in sorted(TOWERS.items()):
+        names = [name for name, tiny in TOWERED.items() if tiny.architecture == architecture]
+        keys = sorted({key for name in names for key in {**ONLY_OURS.get(name, {}), **OTHER_VALUES.get(name, {})}})
+        kinds, abilities = (dict.fromkeys(getattr(tower, key) for tower in towers) for key in ("kind", "ability"))
+        since = max(CAPABLE.projector_since(tower.kind) for tower in towers)
+        deltas = [
+            f"{max(figures[name] for name in names if name in figures):.5f}"
+            if any(name in figures for name in names)
+            else "not run"
+            for figures in columns.values()
+        ]
+        equal = ", ".join(f"`{key}`" for key in keys) or "equal"
+        lines.append([architecture, ", ".join(kinds), ", ".join(abilities), str(since), equal, *deltas])
+    return [SEEN, *(f"| {' | '.join(cells)} |" for cells in lines)]
 
 
 def _differences() -> list[str]:
@@ -212,6 +251,7 @@ def page() -> str:
     measured = json.loads(MEASURED.read_bytes())
     sections = [
         ("", _table(measured)),
+        ("## Models that see and hear\n", _sights(measured)),
         ("## Differences from llama.cpp's converter\n", _differences()),
         ("## What llama.cpp's converter does not make\n", _by_reason(WITHOUT_FIGURES)),
         (

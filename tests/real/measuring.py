@@ -24,7 +24,7 @@ FILES: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
     "xlm_roberta": tiny_xlm_roberta,
 }
 """A repository of each family."""
-NOT_RUN = ("update it to", "does not run", "makes no embeddings with")
+NOT_RUN = ("update it to", "does not run", "makes no embeddings with", "could not see", "could not hear")
 
 Record = Callable[[str, str, float | str], None]
 """Records a value. The arguments are `delta`, `cosine`, `quantization` or `refusal`; the repository; the value."""

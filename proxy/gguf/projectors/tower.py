@@ -98,6 +98,8 @@ class Tower:
 def _normalization(config: ModelConfig) -> Pairs:
     for key in ("image_mean", "image_std"):
         values = config.find(f"images.{key}")
+        if values is None:
+            raise CannotConvert(f"neither preprocessor_config.json nor processor_config.json has {key}")
         if not isinstance(values, list) or len(values) != 3:  # noqa: PLR2004 - red, green and blue
             raise CannotConvert(f"preprocessor_config.json has {key} = {shown(values)}, which are not three numbers")
         numbers = [finite(f"preprocessor_config.json has {key} with", value) for value in values]
