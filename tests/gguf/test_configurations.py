@@ -30,6 +30,7 @@ CLASSES: Mapping[str, Mapping[str, Any]] = json.loads(
 SAME_CLASS = {
     "Ernie4_5_ForCausalLM": "Ernie4_5ForCausalLM",
     "ExaoneMoEForCausalLM": "ExaoneMoeForCausalLM",
+    "InternVLForConditionalGeneration": "Qwen2ForCausalLM",
     "LFM2ForCausalLM": "Lfm2ForCausalLM",
     "Qwen2Model": "Qwen2ForCausalLM",
     "Qwen3Model": "Qwen3ForCausalLM",

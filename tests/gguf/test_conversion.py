@@ -35,6 +35,7 @@ from tests.gguf.differences import (
 )
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import HEAD, HIDDEN
+from tests.gguf.tiny_repositories.sighted import SIGHTED
 from tests.gguf.writing import figures, plan, write
 from tests.kit.tiny_conversions import ODD_VALUES, check_refused_or_valid, converted, repository
 
@@ -102,7 +103,7 @@ def test_rows_that_rope_rotates_are_permuted_in_each_head() -> None:
 
 
 def test_every_family_has_a_repository() -> None:
-    architectures = {tiny.architecture for tiny in REPOSITORIES.values()}
+    architectures = {tiny.architecture for tiny in (*REPOSITORIES.values(), *SIGHTED.values())}
     same_as_others = {
         "ChatGLMForConditionalGeneration",
         "Ernie4_5_ForCausalLM",

@@ -17,7 +17,7 @@ from tests.gguf.projecting import TOWERED
 from tests.gguf.tiny_repositories.tokenizer import WORDS
 from tests.kit.pictures import Picture, pictures
 from tests.real.make_logprobs import CANDIDATES, DIGITS, FLATNESS, TOLERANCE, shown, tokenizer_of
-from tests.real.seeing import SEEN
+from tests.real.seeing import IN_TRANSFORMERS, SEEN, UNSEEN
 from tests.real.seeing.view import Seen, View
 
 FIGURES = Path(__file__).with_name("sights.json")
@@ -89,6 +89,8 @@ class Model:
 
 def sights(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
     """By picture: the figures of one prompt, the same for all pictures."""
+    architecture = json.loads(files["config.json"])["architectures"][0]
+    files = IN_TRANSFORMERS.get(architecture, dict)(files)
     with tempfile.TemporaryDirectory() as folder:
         for path, content in files.items():
             (Path(folder) / path).write_bytes(content)
@@ -102,12 +104,13 @@ def sights(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
 
 
 def picture_size(config: Mapping[str, Any]) -> int:
-    return int(config["vision_config"]["image_size"])
+    size = config["vision_config"]["image_size"]
+    return int(size[0] if isinstance(size, list) else size)
 
 
 if __name__ == "__main__":
     recorded: dict[str, Any] = json.loads(FIGURES.read_bytes()) if FIGURES.exists() else {}
-    for one in sys.argv[1:] or sorted(TOWERED):
+    for one in sys.argv[1:] or sorted(TOWERED.keys() - UNSEEN):
         recorded[one] = sights(TOWERED[one].files())
         print(one, {name: len(each["continuation"]) for name, each in recorded[one].items()}, flush=True)
     FIGURES.write_text(json.dumps(recorded, indent=1, ensure_ascii=False, sort_keys=True) + "\n")

@@ -43,6 +43,7 @@ from proxy.gguf.families.hunyuan import HUNYUAN, HUNYUAN_MOE
 from proxy.gguf.families.hy_v3 import HY_V3
 from proxy.gguf.families.internlm2 import INTERNLM2
 from proxy.gguf.families.internlm3 import INTERNLM3
+from proxy.gguf.families.internvl import INTERNVL, INTERNVL_CHAT
 from proxy.gguf.families.jais2 import JAIS2
 from proxy.gguf.families.jamba import JAMBA
 from proxy.gguf.families.jina_bert import JINA_BERT
@@ -150,6 +151,8 @@ FAMILIES: Mapping[str, Family] = {
     "HYV3ForCausalLM": HY_V3,
     "InternLM2ForCausalLM": INTERNLM2,
     "InternLM3ForCausalLM": INTERNLM3,
+    "InternVLChatModel": INTERNVL_CHAT,
+    "InternVLForConditionalGeneration": INTERNVL,
     "Jais2ForCausalLM": JAIS2,
     "JambaForCausalLM": JAMBA,
     "JinaBertForMaskedLM": JINA_BERT,

@@ -116,22 +116,24 @@ class Family:
     """Whether config.json says that the experts are stored in MXFP4, which they keep."""
     text_part: TextPart | None = None
     """Set for multimodal models, of which only the text part is converted."""
+    text_defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {}
+    """Defaults that depend on the text part's object in config.json."""
 
     def resolve(self, config: ModelConfig) -> "Family":
         """The family that this config.json selects. Raises CannotConvert for a variant that llama.cpp does not run."""
         return self.variant(config) if self.variant else self
 
     def config(self, fields: Mapping[str, Any]) -> ModelConfig:
-        """config.json with the family's defaults. Raises CannotConvert if a multimodal one has no `text_config`."""
-        if self.text_part is None:
+        """config.json with the family's defaults. Raises CannotConvert if a multimodal one has no text part."""
+        if self.text_part is None or self.text_part.section is None:
             self._check_aliases(fields)
             return ModelConfig({**self.defaults, **self.renamed(fields)})
-        text = fields.get("text_config")
+        text = fields.get(self.text_part.section)
         if not isinstance(text, dict):
-            raise CannotConvert("config.json has no text_config")
+            raise CannotConvert(f"config.json has no {self.text_part.section}")
         # transformers 5 reads this key from the outer level, even if text_config has it too.
         tied = {key: value for key, value in {**self.defaults, **fields}.items() if key == "tie_word_embeddings"}
-        return ModelConfig({**self.defaults, **fields, **text, **tied})
+        return ModelConfig({**self.defaults, **self.text_defaults(text), **fields, **text, **tied})
 
     def renamed(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """config.json with the names that `key_aliases` leads to."""

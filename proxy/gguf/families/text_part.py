@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """Where a multimodal model keeps its text model. The settings are in `text_config` of config.json."""
+    """Where a multimodal model keeps its text model."""
 
     prefixes: Mapping[str, str]
     """How names of text tensors start, and how they start in a model of text alone."""
@@ -14,6 +14,8 @@ class TextPart:
     """How names of all other tensors start."""
     lost_ability: str
     """What the text part alone cannot do; it completes "this model cannot …"."""
+    section: str | None = "text_config"
+    """The object in config.json that has its settings; None if they stand beside the towers' objects."""
 
     @property
     def abilities(self) -> tuple[str, ...]:

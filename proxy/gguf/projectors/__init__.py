@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 
 from proxy.gguf.projectors.gemma3 import GEMMA3
+from proxy.gguf.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from proxy.gguf.projectors.tower import Tower
 
 TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "Gemma3ForConditionalGeneration": (GEMMA3,),
+    "InternVLChatModel": (INTERNVL_CHAT,),
+    "InternVLForConditionalGeneration": (INTERNVL,),
 }
 """By the first of `architectures` in config.json."""

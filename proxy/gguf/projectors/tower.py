@@ -15,6 +15,8 @@ from proxy.gguf.model_config import CannotConvert, ModelConfig, finite
 from proxy.gguf.tensors import shown
 
 VISION, AUDIO = "vision_config", "audio_config"
+TEXTS = ("text_config", "llm_config")
+"""The text model's object in config.json, where it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +81,12 @@ class Tower:
         own = fields.get(self.section)
         if not isinstance(own, dict):
             raise CannotConvert(f"config.json has no {self.section}")
-        within = fields.get("text_config")
-        text = {**fields, **(within if isinstance(within, dict) else {})}
+        within: Mapping[str, Any] = next((fields[key] for key in TEXTS if isinstance(fields.get(key), dict)), {})
         return ModelConfig(
             {
                 **self.defaults,
                 **{self.key_aliases.get(key, key): value for key, value in own.items()},
-                **{
-                    f"text.{key}": value
-                    for key, value in {**fields, **(text if isinstance(text, dict) else {})}.items()
-                },
+                **{f"text.{key}": value for key, value in {**fields, **within}.items()},
                 **{f"model.{key}": value for key, value in fields.items()},
                 **{f"images.{key}": value for key, value in images.items()},
             }
@@ -106,18 +104,26 @@ def _normalization(config: ModelConfig) -> Pairs:
         yield f"vision.{key}", Field.array(ValueType.FLOAT32, numbers)
 
 
-VISION_KEYS: tuple[Writer, ...] = (
-    always("has_vision_encoder", Field.boolean(True)),
-    count("vision.projection_dim", "text.hidden_size", required=True),
-    count("vision.image_size", "image_size", required=True),
-    count("vision.patch_size", "patch_size", required=True),
-    count("vision.embedding_length", "hidden_size", required=True),
-    count("vision.feed_forward_length", "intermediate_size", required=True),
-    count("vision.block_count", "num_hidden_layers", required=True),
-    count("vision.attention.head_count", "num_attention_heads", required=True),
-    _normalization,
-)
-"""What llama.cpp's converter writes for every encoder of images (MmprojModel.set_gguf_parameters of b11434)."""
+IMAGE_SIZE: Writer = count("vision.image_size", "image_size", required=True)
+PATCH_SIZE: Writer = count("vision.patch_size", "patch_size", required=True)
+
+
+def vision_keys(image_size: Writer = IMAGE_SIZE, patch_size: Writer = PATCH_SIZE) -> tuple[Writer, ...]:
+    """What llama.cpp's converter writes for every encoder of images (MmprojModel.set_gguf_parameters of b11434)."""
+    return (
+        always("has_vision_encoder", Field.boolean(True)),
+        count("vision.projection_dim", "text.hidden_size", required=True),
+        image_size,
+        patch_size,
+        count("vision.embedding_length", "hidden_size", required=True),
+        count("vision.feed_forward_length", "intermediate_size", required=True),
+        count("vision.block_count", "num_hidden_layers", required=True),
+        count("vision.attention.head_count", "num_attention_heads", required=True),
+        _normalization,
+    )
+
+
+VISION_KEYS = vision_keys()
 USE_GELU: Writer = always("use_gelu", Field.boolean(True))
 USE_SILU: Writer = always("use_silu", Field.boolean(True))
 

@@ -66,7 +66,7 @@ def _odd_pieces() -> Tokenizer:
     return edit_tokenizer(sentence_pieces(), change, rows=8)
 
 
-def _internlm2_pieces() -> Tokenizer:
+def internlm2_pieces() -> Tokenizer:
     """As in InternLM: pieces are reserved for added tokens, and the tokenizer adds no space before a text."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
@@ -135,7 +135,7 @@ def _granite_moe(weights: Weights) -> None:
             weights.linear(f"{layer}shared_mlp.output_linear", HIDDEN, FEED_FORWARD)
 
 
-def _internlm2(weights: Weights) -> None:
+def internlm2_weights(weights: Weights) -> None:
     weights.add("model.tok_embeddings.weight", weights.config["vocab_size"], HIDDEN)
     weights.norm("model.norm")
     weights.add("output.weight", weights.config["vocab_size"], HIDDEN)
@@ -214,8 +214,8 @@ REPOSITORIES: dict[str, Tiny] = {
     "internlm2": Tiny(
         "InternLM2ForCausalLM",
         "internlm2",
-        _internlm2,
-        _internlm2_pieces,
+        internlm2_weights,
+        internlm2_pieces,
         {"bias": False, "rope_theta": 1e6, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
     ),
     "llama": Tiny(

@@ -54,7 +54,7 @@ def _byte_pairs_with_holes() -> Tokenizer:
     return edit_tokenizer(byte_pairs("qwen2"), change)
 
 
-def _qwen3(weights: Weights) -> None:
+def qwen3_weights(weights: Weights) -> None:
     weights.ends()
     for layer in weights.layers():
         weights.norms(layer)
@@ -217,7 +217,7 @@ REPOSITORIES: dict[str, Tiny] = {
         {**MOE, "shared_expert_intermediate_size": FEED_FORWARD, "norm_topk_prob": False},
     ),
     "qwen3": Tiny(
-        "Qwen3ForCausalLM", "qwen3", _qwen3, qwen_tokens, {"head_dim": 128, "rope_theta": 1e6, **TIED}, shards=2
+        "Qwen3ForCausalLM", "qwen3", qwen3_weights, qwen_tokens, {"head_dim": 128, "rope_theta": 1e6, **TIED}, shards=2
     ),
     "qwen3moe": Tiny(
         "Qwen3MoeForCausalLM", "qwen3_moe", _qwen3_moe, qwen_tokens, {**MOE, "head_dim": 64, "norm_topk_prob": True}

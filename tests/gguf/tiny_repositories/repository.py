@@ -1,6 +1,6 @@
 """A tiny repository: its config, and its random weights, which are the same in every run."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,10 @@ class Tiny:
     """Model type of the model that sees or hears around this text model."""
     prefix: str = "language_model.model."
     """How the names of text tensors start in such a model."""
+    section: str = "text_config"
+    """The object in config.json that has the settings of the text; empty if they stand beside the towers' objects."""
+    text_architecture: str | None = None
+    """What this object has as `architectures`."""
     towers: tuple[TinyTower, ...] = ()
     """In such a model; their tensors come before the text."""
     pooling: Pooling | None = None
@@ -77,7 +81,7 @@ class Tiny:
         weights = Weights(config)
         self.weights(weights)
         if self.part_of:
-            config = _around(config, self.part_of, self.towers)
+            config = self._around(config, self.part_of)
             tensors = {_renamed(name, self.prefix): x for name, x in weights.tensors.items()}
             weights = Weights(config)
             for tower in self.towers:
@@ -110,21 +114,24 @@ class Tiny:
             index |= dict.fromkeys(part, path)
         return files | {"model.safetensors.index.json": dump({"metadata": {}, "weight_map": index})}
 
+    def _around(self, config: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+        """The config of a model that sees or hears."""
+        outer = ("architectures", "torch_dtype", "bos_token_id", "eos_token_id", "tie_word_embeddings")
+        outside = {key: config[key] for key in outer if key in config}
+        within = {key: value for key, value in config.items() if key not in outside}
+        if self.text_architecture:
+            within["architectures"] = [self.text_architecture]
+        text = {self.section: within} if self.section else within
+        sections = {tower.name: dict(tower.section) for tower in self.towers}
+        more = {key: value for tower in self.towers for key, value in tower.outer.items()}
+        return {**outside, **text, "model_type": model_type, **sections, **more}
+
 
 def _renamed(name: str, text: str) -> str:
     """The output weights have the prefix of the text part only if that part is a complete model."""
-    output = "language_model.lm_head." if text == "language_model.model." else "lm_head."
-    return text + name.removeprefix("model.") if name.startswith("model.") else name.replace("lm_head.", output)
-
-
-def _around(config: Mapping[str, Any], model_type: str, towers: Iterable[TinyTower]) -> dict[str, Any]:
-    """The config of a model that sees or hears. `text_config` is the config of its text part."""
-    outer = ("architectures", "torch_dtype", "bos_token_id", "eos_token_id", "tie_word_embeddings")
-    outside = {key: config[key] for key in outer if key in config}
-    within = {key: value for key, value in config.items() if key not in outside}
-    sections = {tower.name: dict(tower.section) for tower in towers}
-    more = {key: value for tower in towers for key, value in tower.outer.items()}
-    return {**outside, "model_type": model_type, "text_config": within, **sections, **more}
+    if name.startswith("model."):
+        return text + name.removeprefix("model.")
+    return f"language_model.{name}" if text == "language_model.model." else name
 
 
 class Weights:
@@ -160,7 +167,8 @@ class Weights:
     @property
     def text(self) -> int:
         """The embedding of the text model, in a model that sees or hears."""
-        return int(self.config["text_config"]["hidden_size"])
+        text = next((self.config[key] for key in ("text_config", "llm_config") if key in self.config), self.config)
+        return int(text["hidden_size"])
 
     @property
     def head(self) -> int:

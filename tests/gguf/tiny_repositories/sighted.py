@@ -1,5 +1,8 @@
 """Models that see or hear whose text part is like another repository's: only their projectors are of interest."""
 
+from tests.gguf.tiny_repositories import sighted_intern
 from tests.gguf.tiny_repositories.repository import Tiny
 
-SIGHTED: dict[str, Tiny] = {}
+SIGHTED: dict[str, Tiny] = {
+    **sighted_intern.SIGHTED,
+}

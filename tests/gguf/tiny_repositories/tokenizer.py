@@ -57,6 +57,11 @@ class Tokenizer:
     rows: int
     specials: Mapping[str, int]
 
+    def number(self, token: str) -> int:
+        """The id of an added token."""
+        added = json.loads(self.files["tokenizer.json"])["added_tokens"]
+        return next(int(one["id"]) for one in added if one["content"] == token)
+
 
 def edit_tokenizer(base: Tokenizer, change: Callable[[dict[str, dict[str, Any]]], None], rows: int = 0) -> Tokenizer:
     """A copy with `rows` more tokens. `change` edits the parsed files and may add files."""

@@ -2,10 +2,15 @@
 
 from collections.abc import Callable, Mapping
 
-from tests.real.seeing import gemma
+from tests.real.seeing import gemma, intern
 from tests.real.seeing.view import Seen, View
 
 SEEN: Mapping[str, Callable[[View], Seen]] = {
     **gemma.SEEN,
+    **intern.SEEN,
 }
 """By architecture."""
+IN_TRANSFORMERS: Mapping[str, Callable[[Mapping[str, bytes]], Mapping[str, bytes]]] = intern.IN_TRANSFORMERS
+"""Architecture that transformers does not have → the repository in the form of one that it has."""
+UNSEEN = intern.UNSEEN
+"""Tiny repositories whose text transformers does not have."""
