@@ -1,8 +1,8 @@
-"""Writes transformers' answers about pictures, for each tiny repository of a model that sees.
+"""Writes transformers' answers about pictures or sounds, for each tiny repository of a model that sees or hears.
 
 `python -m tests.real.make_sights [NAME…]` writes sights.json. It needs what `make_logprobs.py` needs. The figures are
 from transformers 5.24 with torch 2.15, in F32 with eager attention. A picture has the size of the model's own, so
-that nothing is resized.
+that nothing is resized. Models that only hear get sounds.
 """
 
 import json
@@ -15,15 +15,20 @@ from typing import Any
 
 from tests.gguf.projecting import TOWERED
 from tests.gguf.tiny_repositories.tokenizer import WORDS
-from tests.kit.pictures import Picture, pictures
+from tests.kit.pictures import pictures, png
+from tests.kit.sounds import sounds, wav
 from tests.real.make_logprobs import CANDIDATES, DIGITS, FLATNESS, TOLERANCE, shown, tokenizer_of
 from tests.real.seeing import IN_TRANSFORMERS, SEEN, UNSEEN
-from tests.real.seeing.view import Seen, View
+from tests.real.seeing.view import Medium, Seen, View
 
 FIGURES = Path(__file__).with_name("sights.json")
 STEPS = 8
 PROMPTS = [" ".join(WORDS[at : at + 4]) for at in range(0, 40, 2)]
 """Of these, the prompt with the longest continuation is recorded."""
+
+
+HEARD_PROMPTS = 1
+"""A sound has hundreds of tokens, so one prompt is enough to wait for."""
 
 
 class Model:
@@ -54,8 +59,8 @@ class Model:
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False).input_ids)
 
-    def figures(self, picture: Picture, prompt: str) -> dict[str, Any]:
-        seen = SEEN[self.architecture](View(self.config, self.images, self.encode, picture))
+    def figures(self, medium: Medium, prompt: str) -> dict[str, Any]:
+        seen = SEEN[self.architecture](View(self.config, self.images, self.encode, medium))
         tokens = [*self._first, *seen.tokens, *self.encode(prompt)]
         count = len(tokens)
         first: list[tuple[str | None, float]] = []
@@ -88,19 +93,32 @@ class Model:
 
 
 def sights(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
-    """By picture: the figures of one prompt, the same for all pictures."""
+    """By picture or sound: the figures of one prompt, the same for all of them."""
     architecture = json.loads(files["config.json"])["architectures"][0]
     files = IN_TRANSFORMERS.get(architecture, dict)(files)
     with tempfile.TemporaryDirectory() as folder:
         for path, content in files.items():
             (Path(folder) / path).write_bytes(content)
         model = Model(Path(folder))
-    size = picture_size(model.config)
+    shown = media(model.config)
     best: dict[str, dict[str, Any]] = {}
-    for prompt in PROMPTS:
-        found = {name: model.figures(picture, prompt) for name, picture in pictures(size).items()}
+    for prompt in PROMPTS if "vision_config" in model.config else PROMPTS[:HEARD_PROMPTS]:
+        found = {name: model.figures(medium, prompt) for name, medium in shown.items()}
         best = max(best, found, key=lambda each: min((len(one["continuation"]) for one in each.values()), default=0))
     return best
+
+
+SECONDS = 2.0
+
+
+def media(config: Mapping[str, Any]) -> Mapping[str, Medium]:
+    """What a model is asked about."""
+    return pictures(picture_size(config)) if "vision_config" in config else sounds(SECONDS)
+
+
+def encoded(medium: Medium) -> bytes:
+    """A PNG of a picture, or a WAV of a sound."""
+    return wav(medium) if medium.ndim == 1 else png(medium)
 
 
 def picture_size(config: Mapping[str, Any]) -> int:

@@ -73,7 +73,7 @@ from proxy.gguf.families.orion import ORION
 from proxy.gguf.families.pangu import PANGU_EMBEDDED
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.plamo import PLAMO, PLAMO2, PLAMO3
-from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
+from proxy.gguf.families.qwen import QWEN2, QWEN2_AUDIO, QWEN2_MOE, QWEN3, QWEN3_MOE
 from proxy.gguf.families.qwen1 import QWEN1
 from proxy.gguf.families.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_5_MOE_MULTIMODAL, QWEN3_5_MULTIMODAL, QWEN3_NEXT
 from proxy.gguf.families.rwkv6 import RWKV6
@@ -202,6 +202,7 @@ FAMILIES: Mapping[str, Family] = {
     "Plamo3ForCausalLM": PLAMO3,
     "PLaMo3ForCausalLM": PLAMO3,
     "PlamoForCausalLM": PLAMO,
+    "Qwen2AudioForConditionalGeneration": QWEN2_AUDIO,
     "Qwen2ForCausalLM": QWEN2,
     "Qwen2Model": QWEN2,
     "Qwen2MoeForCausalLM": QWEN2_MOE,

@@ -1,6 +1,7 @@
 """Qwen 2 and Qwen 3, dense and with experts. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, late_window_caveat, window_caveat
 from proxy.gguf.families.common_tensors import (
@@ -17,6 +18,7 @@ from proxy.gguf.families.common_tensors import (
     ROUTED_EXPERTS,
 )
 from proxy.gguf.families.family import Family
+from proxy.gguf.families.text_part import AUDIO_TEXT
 from proxy.gguf.hyperparameters import BASIC, count, flag
 
 QWEN2 = Family(
@@ -37,6 +39,21 @@ QWEN2 = Family(
     prefix_aliases=BARE_PREFIXES,
     caveat=late_window_caveat,
     heads_fill_embedding=True,
+)
+
+QWEN2_AUDIO = replace(
+    QWEN2,
+    # Qwen's own config.json leaves out values that are transformers' defaults.
+    defaults={
+        **QWEN2.defaults,
+        "hidden_size": 4096,
+        "intermediate_size": 22016,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "vocab_size": 151936,
+    },
+    accepted_values={**QWEN2.accepted_values, "use_mrope": (False, None)},
+    text_part=AUDIO_TEXT,
 )
 
 QWEN3 = Family(

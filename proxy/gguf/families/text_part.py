@@ -39,3 +39,10 @@ VISION_TEXT = TextPart(
     "see",
 )
 """In Gemma 3 and Mistral 3. transformers 5 writes the second prefix."""
+
+AUDIO_TEXT = TextPart(
+    VISION_TEXT.prefixes,
+    ("audio_tower.", "multi_modal_projector.", "model.audio_tower.", "model.multi_modal_projector."),
+    "hear",
+)
+"""In Qwen2-Audio and Voxtral. transformers 5 writes the names with `model.`."""

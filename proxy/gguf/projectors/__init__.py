@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from proxy.gguf.projectors.gemma3 import GEMMA3
 from proxy.gguf.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from proxy.gguf.projectors.tower import Tower
+from proxy.gguf.projectors.whisper import QWEN2_AUDIO
 
 TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "Gemma3ForConditionalGeneration": (GEMMA3,),
     "InternVLChatModel": (INTERNVL_CHAT,),
     "InternVLForConditionalGeneration": (INTERNVL,),
+    "Qwen2AudioForConditionalGeneration": (QWEN2_AUDIO,),
 }
 """By the first of `architectures` in config.json."""

@@ -25,6 +25,10 @@ _SHAPES: Mapping[str, str] = {
     **dict.fromkeys((f"blk.{stem}.weight" for stem in ("ln1", "ln2", "ls1", "ls2")), "n_embd"),
     **dict.fromkeys(("patch_embd.weight", "patch_embd.weight.1"), "patch patch 3 n_embd"),
     "patch_embd.bias": "n_embd",
+    "conv1d.1.weight": "3 n_mel n_embd",
+    "conv1d.2.weight": "3 n_embd n_embd",
+    **dict.fromkeys(("conv1d.1.bias", "conv1d.2.bias"), "1 n_embd"),
+    **dict.fromkeys(("post_ln.weight", "post_ln.bias"), "n_embd"),
 }
 """Beginning with the length of a row; names without `v.` or `a.` and the number of the layer."""
 _TOWER_OF = re.compile(r"([va])\.(?:(blk)\.\d+\.)?(.+)")
@@ -35,7 +39,8 @@ def check_shapes(metadata: Mapping[str, Field], tensors: Iterable[TensorInfo], s
     sizes = {tower: _sizes(metadata, section) for tower, section in (("v", "vision"), ("a", "audio"))}
     for tensor in tensors:
         match = _TOWER_OF.fullmatch(tensor.name)
-        tower, name = (match[1], ".".join(filter(None, match.groups()[1:]))) if match else ("v", tensor.name)
+        of_connector = ("a" if tensor.name.startswith("mm.a.") else "v", tensor.name)
+        tower, name = (match[1], ".".join(filter(None, match.groups()[1:]))) if match else of_connector
         names = shapes.get(name) or (_SHAPES.get(name) if match else None)
         if names is None:
             continue
@@ -59,4 +64,5 @@ def _sizes(metadata: Mapping[str, Field], section: str) -> dict[str, int]:
         "n_ff": read("feed_forward_length"),
         "n_text": read("projection_dim"),
         "patch": read("patch_size"),
+        "n_mel": read("num_mel_bins"),
     }

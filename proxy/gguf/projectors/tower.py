@@ -124,6 +124,16 @@ def vision_keys(image_size: Writer = IMAGE_SIZE, patch_size: Writer = PATCH_SIZE
 
 
 VISION_KEYS = vision_keys()
+AUDIO_KEYS: tuple[Writer, ...] = (
+    always("has_audio_encoder", Field.boolean(True)),
+    count("audio.projection_dim", "text.hidden_size", required=True),
+    count("audio.embedding_length", "hidden_size", required=True),
+    count("audio.feed_forward_length", "intermediate_size", required=True),
+    count("audio.block_count", "num_hidden_layers", required=True),
+    count("audio.attention.head_count", "num_attention_heads", required=True),
+    count("audio.num_mel_bins", "num_mel_bins", required=True),
+)
+"""The same for every encoder of sounds that hears a mel spectrogram."""
 USE_GELU: Writer = always("use_gelu", Field.boolean(True))
 USE_SILU: Writer = always("use_silu", Field.boolean(True))
 

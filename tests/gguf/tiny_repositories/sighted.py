@@ -2,7 +2,9 @@
 
 from tests.gguf.tiny_repositories import sighted_intern
 from tests.gguf.tiny_repositories.repository import Tiny
+from tests.gguf.tiny_repositories.sighted_audio import SIGHTED_AUDIO
 
 SIGHTED: dict[str, Tiny] = {
     **sighted_intern.SIGHTED,
+    **SIGHTED_AUDIO,
 }

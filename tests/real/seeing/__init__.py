@@ -1,11 +1,13 @@
-"""How transformers sees a picture: for each architecture the tokens that stand for it, and the model's inputs."""
+"""How transformers sees a picture or hears a sound: the tokens that stand for it, and the model's inputs."""
 
 from collections.abc import Callable, Mapping
 
 from tests.real.seeing import gemma, intern
+from tests.real.seeing import audio, gemma
 from tests.real.seeing.view import Seen, View
 
 SEEN: Mapping[str, Callable[[View], Seen]] = {
+    **audio.SEEN,
     **gemma.SEEN,
     **intern.SEEN,
 }

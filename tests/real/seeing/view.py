@@ -1,15 +1,18 @@
-"""A picture before a model in transformers."""
+"""A picture or a sound before a model in transformers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from tests.kit.pictures import Picture
+import numpy.typing as npt
+
+Medium = npt.NDArray[Any]
+"""A picture of three dimensions (tests/kit/pictures.py), or a sound of one (tests/kit/sounds.py)."""
 
 
 class Seen(NamedTuple):
-    """What stands for a picture."""
+    """What stands for a picture or a sound."""
 
     tokens: list[int]
     """Before the text of the prompt, as llama.cpp puts them (tools/mtmd/mtmd.cpp of b10488)."""
@@ -21,18 +24,24 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """A picture, and the repository's tokenizer and settings."""
+    """A picture or a sound, and the repository's tokenizer and settings."""
 
     config: Mapping[str, Any]
     images: Mapping[str, Any]
     """preprocessor_config.json."""
     encode: Callable[[str], list[int]]
-    picture: Picture
+    medium: Medium
 
     @property
     def pixels(self) -> Any:
-        """Normalized, of the shape [1, 3, height, width]."""
+        """Of a picture, normalized, of the shape [1, 3, height, width]."""
         torch = import_module("torch")
-        numbers = torch.tensor(self.picture.tolist(), dtype=torch.float32) / 255
+        numbers = torch.tensor(self.medium.tolist(), dtype=torch.float32) / 255
         mean, std = (torch.tensor(self.images[f"image_{key}"]) for key in ("mean", "std"))
         return ((numbers - mean) / std).permute(2, 0, 1)[None]
+
+    @property
+    def spectrogram(self) -> Any:
+        """Of a sound, as Whisper's feature extractor makes it, with silence up to 30 seconds: [1, bands, 3000]."""
+        extractor = import_module("transformers").WhisperFeatureExtractor(**self.images)
+        return extractor(self.medium, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features
