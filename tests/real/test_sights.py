@@ -1,4 +1,4 @@
-"""Models that see answer about pictures like transformers, on a real Ollama."""
+"""Models that see or hear answer about pictures and sounds like transformers, on a real Ollama."""
 
 import json
 from base64 import b64encode
@@ -11,11 +11,10 @@ import pytest
 from proxy.planning.capabilities import LLAMA_SERVER
 from proxy.standins.hub import StandInHub
 from tests.gguf.projecting import TOWERED
-from tests.kit.pictures import pictures, png
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
 from tests.real.make_logprobs import CANDIDATES
-from tests.real.make_sights import FIGURES, picture_size
+from tests.real.make_sights import FIGURES, encoded, media
 from tests.real.measuring import Record, install
 from tests.real.test_logprobs import OPTIONS, delta
 
@@ -26,11 +25,11 @@ ROUNDED = 0.05
 """The limit of the difference of logprobs: the projector's matrices are F16, as most users have them."""
 
 
-async def _look(client: Client, model: str, picture: bytes, expected: Mapping[str, Any]) -> dict[str, Any]:
+async def _ask(client: Client, model: str, medium: bytes, expected: Mapping[str, Any]) -> dict[str, Any]:
     body = {
         "model": model,
         "prompt": f"[img-0]{expected['prompt']}",
-        "images": [b64encode(picture).decode()],
+        "images": [b64encode(medium).decode()],
         "raw": True,
         "stream": False,
         "logprobs": True,
@@ -44,16 +43,15 @@ async def _look(client: Client, model: str, picture: bytes, expected: Mapping[st
 
 
 @pytest.mark.parametrize("name", sorted(SIGHTS))
-async def test_pictures_are_seen_as_by_transformers(
+async def test_what_is_seen_or_heard_equals_that_of_transformers(
     real_ollama: RealOllama, real_client: Client, hub: StandInHub, record: Record, name: str
 ) -> None:
     files = TOWERED[name].files()
     model = await install(real_ollama, real_client, hub, record, name, "F32")
-    size = picture_size(json.loads(files["config.json"]))
     deltas = {}
-    for which, picture in pictures(size).items():
+    for which, medium in media(json.loads(files["config.json"])).items():
         expected = SIGHTS[name][which]
-        answered = await _look(real_client, model, png(picture), expected)
+        answered = await _ask(real_client, model, encoded(medium), expected)
         deltas[which] = delta(answered, expected)
         assert answered["prompt_eval_count"] == expected["tokens"]
         if expected["continuation"]:

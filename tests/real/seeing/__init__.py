@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from tests.real.seeing import gemma, intern
-from tests.real.seeing import audio, gemma
+from tests.real.seeing import audio, gemma, intern
 from tests.real.seeing.view import Seen, View
 
 SEEN: Mapping[str, Callable[[View], Seen]] = {
