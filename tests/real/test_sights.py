@@ -14,7 +14,7 @@ from tests.gguf.projecting import TOWERED
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
 from tests.real.make_logprobs import CANDIDATES
-from tests.real.make_sights import FIGURES, encoded, media
+from tests.real.make_sights import FIGURES, PROMPTS, encoded, media
 from tests.real.measuring import Record, install
 from tests.real.test_logprobs import OPTIONS, delta
 
@@ -70,3 +70,38 @@ async def test_show_says_that_it_sees(
     assert status == 0, shown
     assert "vision" in shown
     assert real_ollama.version >= LLAMA_SERVER[:2] or "projector" in shown.lower()
+
+
+UNPARSED = b"does not match the expected peg-native format"
+"""llama-server's answer where a model of random weights says what no chat template allows."""
+
+
+async def _chats(client: Client, model: str, question: str, files: Mapping[str, bytes]) -> dict[str, str]:
+    """The logprobs of the first token of an answer, for each picture or sound; fewer where one is not parsed."""
+    answers = {}
+    for which, medium in media(json.loads(files["config.json"])).items():
+        message = {"role": "user", "content": question, "images": [b64encode(encoded(medium)).decode()]}
+        body = {"model": model, "messages": [message], "stream": False, "logprobs": True, "top_logprobs": CANDIDATES}
+        status, content = await client.post("/api/chat", {**body, "options": OPTIONS | {"num_predict": 1}})
+        if status != 200 and UNPARSED in content:
+            continue
+        assert status == 200, content
+        # An answer may end at once.
+        for first in orjson.loads(content).get("logprobs", []):
+            answers[which] = str([candidate["logprob"] for candidate in first["top_logprobs"]])
+    return answers
+
+
+@pytest.mark.parametrize("name", sorted(SIGHTS))
+async def test_a_chat_depends_on_the_picture(
+    real_ollama: RealOllama, real_client: Client, hub: StandInHub, record: Record, name: str
+) -> None:
+    """With the repository's own chat template, whoever renders it, and a quantized text."""
+    files = TOWERED[name].files()
+    model = await install(real_ollama, real_client, hub, record, name, "Q4_K_M")
+    answers: dict[str, str] = {}
+    for question in PROMPTS:
+        answers = await _chats(real_client, model, question, files)
+        if len(answers) > 1:
+            break
+    assert len(answers) == len(set(answers.values())) > 1
