@@ -22,6 +22,7 @@ from proxy.gguf.families.rules import (
     Numbers32,
     OneRow,
     Padded,
+    Patches,
     Permuted,
     PermutedHeads,
     Reordered,
@@ -59,6 +60,7 @@ from proxy.gguf.transforms import (
     pick_part,
     repeat,
     scale,
+    softplus,
     to_i32,
     transpose,
 )
@@ -112,6 +114,8 @@ def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
             return [plain_target(tensor, rule.name.format(*tensor.numbers), tensor.shape)]
         case Frames():
             return _frames(rule, tensor)
+        case Patches():
+            return [_patches(rule, config, tensor)]
         case OneRow():
             return [_one_row(rule, config, tensor)]
         case RowsFrom():
@@ -256,6 +260,8 @@ def _reshaped(rule: Reshaped, config: ModelConfig, tensor: MatchedTensor) -> Tar
     steps = f32_steps(tensor.dtype)
     if rule.exponential:
         steps = [exponential(tensor.dtype, rule.exponential)]
+    elif rule.softplus:
+        steps = [softplus(tensor.dtype)]
     elif rule.offset:
         steps = [add(tensor.dtype, rule.offset)]
     return Target(info, (tensor.rows().then(steps),))
@@ -284,6 +290,14 @@ def _frames(rule: Frames, tensor: MatchedTensor) -> list[Target]:
         info = TensorInfo(name, (*shape[:2], *shape[3:])[::-1], TYPES[tensor.dtype])
         targets.append(Target(info, (tensor.rows().then([pick_part(size, count, index)]),), in_source_order=False))
     return targets
+
+
+def _patches(rule: Patches, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    side, channels = rule.side(config), 3
+    if len(tensor.shape) != MATRIX or tensor.shape[1] != channels * side * side:
+        raise wrong_shape(tensor, f"not rows of {side} x {side} pixels")
+    info = TensorInfo(tensor.new_name(rule.name), (side, side, channels, tensor.shape[0]), TYPES[tensor.dtype])
+    return Target(info, (tensor.rows().then([transpose(side * side, channels, WIDTHS[tensor.dtype])]),))
 
 
 def _one_row(rule: OneRow, config: ModelConfig, tensor: MatchedTensor) -> Target:

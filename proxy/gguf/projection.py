@@ -82,6 +82,7 @@ def project(
     keys: dict[str, Field] = {}
     targets: list[Target] = []
     caveats: list[str] = []
+    towers = _present(towers, config)
     for tower in towers:
         settings = tower.config(config, images)
         _check_settings(tower, settings)
@@ -104,6 +105,11 @@ def project(
     header = write_header(metadata, lay_out(target.info for target in order))
     kinds, abilities = tuple(tower.kind for tower in towers), tuple(tower.ability for tower in towers)
     return Projection(kinds, header, tuple(aligned(order)), abilities, tuple(caveats))
+
+
+def _present(towers: Sequence[Tower], config: Mapping[str, object]) -> Sequence[Tower]:
+    """The towers that config.json describes; all if it describes none, so that the first is refused."""
+    return [tower for tower in towers if config.get(tower.section) is not None] or towers
 
 
 def _check_settings(tower: Tower, settings: ModelConfig) -> None:
@@ -180,13 +186,17 @@ def _check_complete(tower: Tower, config: ModelConfig, names: Iterable[str]) -> 
     Of a layer's biases either all are there or none.
     """
     made = list(names)
-    present = set(made)
+    present, absent = set(made), tower.absent_tensors(config)
     if len(made) != len(present):
         raise CannotConvert(f"two tensors of the weights become {next(one for one in made if made.count(one) > 1)}")
     for key, rule in tower.tensors.items():
         for name in output_names(key, rule):
             numbers = tower.numbers[key](config) if key in tower.numbers else range(config.blocks)
             weights = {name.format(number) for number in (numbers if "{}" in name else (0,))}
+            if name.removesuffix(".weight") in absent:
+                if surplus := weights & present:
+                    raise CannotConvert(f"the weights have what becomes {min(surplus)}, against config.json")
+                continue
             if name.removesuffix(".weight") not in tower.optional_tensors and (missing := weights - present):
                 raise CannotConvert(f"the weights have nothing that becomes {min(missing)}")
             biases = {one.removesuffix("weight") + "bias" for one in weights} & present

@@ -115,6 +115,11 @@ def exponential(dtype: str, sign: int) -> Transform:
     return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_exponential, dtype, sign))
 
 
+def softplus(dtype: str) -> Transform:
+    """The logarithm of 1 + exp(x) for each number x, in F32, rounded as torch rounds it."""
+    return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_softplus, dtype))
+
+
 def pick_part(size: int, count: int, index: int) -> Transform:
     """Keeps part `index` (from 0) of each `count` parts of `size` bytes."""
     return Transform(count * size, size, partial(_pick_part, size, count, index))
@@ -233,6 +238,13 @@ def _multiply(dtype: str, factor: float, content: bytes) -> bytes:
 def _exponential(dtype: str, sign: int, content: bytes) -> bytes:
     # Above 88 the exponential is beyond the range of F32.
     return _each_number(dtype, content, lambda number: sign * (math.exp(number) if number < 88 else math.inf))  # noqa: PLR2004
+
+
+def _softplus(dtype: str, content: bytes) -> bytes:
+    # This needs numpy, whose import takes 0.1 s.
+    from proxy.gguf.packing.softplus import softplus_of
+
+    return softplus_of(widen(dtype, content))
 
 
 def _each_number(dtype: str, content: bytes, change: Callable[[float], float]) -> bytes:

@@ -19,7 +19,11 @@ TOWERED: Mapping[str, Tiny] = {
 """Tiny repositories of models that see or hear."""
 LEFT_OUT = ("general.sampling.*",)
 """Patterns of keys that only llama.cpp's converter writes; Ollama has these values in its parameters."""
-ONLY_OURS: Mapping[str, Mapping[str, str]] = {}
+ONLY_OURS: Mapping[str, Mapping[str, str]] = {
+    "gemma4_inputs": {
+        "clip.use_gelu": "without it, llama.cpp computes another approximation of GELU than transformers",
+    },
+}
 """Repository → key that only the proxy writes → reason."""
 OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {}
 """Repository → key → the proxy's value, which differs from that of llama.cpp's converter, and the reason."""

@@ -48,11 +48,60 @@ def test_setting_beside_the_towers_is_refused(name: str, outer: Mapping[str, Any
         ("internvl", {"image_size": [112, 224]}, "image_size"),
         ("internvl_chat", {"qk_normalization": True}, "qk_normalization = True"),
         ("internvl_chat", {"hidden_size": 3200, "num_hidden_layers": 45}, "RMS"),
+        ("gemma4_inputs", {"hidden_activation": "gelu"}, "hidden_activation"),
+        ("gemma4_inputs", {"pooling_kernel_size": 2}, "pooling_kernel_size = 2"),
+        ("gemma4_inputs", {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
+        ("gemma4_inputs", {"num_key_value_heads": 2}, "2 of K and V"),
+        ("gemma4_inputs", {"rope_parameters": {"rope_type": "axial", "rope_theta": 1e4}}, "rope_parameters"),
+        ("gemma4_inputs", {"position_embedding_size": 512}, "position_embedding_table"),
+        ("gemma4_inputs", {"standardize": False}, "v.std_bias"),
+        ("gemma4_inputs", {"use_clipped_linears": False}, "input_max"),
     ],
 )
 def test_setting_of_a_tower_is_refused(name: str, vision: Mapping[str, Any], named: str) -> None:
     with pytest.raises(CannotConvert, match=named):
         projection(_changed(name, {}, vision, {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "audio", "named"),
+    [
+        ("gemma4_inputs", {"hidden_act": "gelu"}, "hidden_act"),
+        ("gemma4_inputs", {"attention_context_left": 25}, "attention_context_left = 25"),
+        ("gemma4_inputs", {"attention_logit_cap": 30.0}, "attention_logit_cap"),
+        ("gemma4_inputs", {"input_feat_size": 80}, "num_mel_bins = 80"),
+        ("gemma4_inputs", {"subsampling_conv_channels": [128, 32]}, "a.conv1d.1.weight"),
+        ("gemma4_inputs", {"use_clipped_linears": False}, "input_max"),
+        ("gemma4_inputs", {"conv_kernel_size": 3}, "conv_kernel_size = 3"),
+    ],
+)
+def test_setting_of_a_tower_for_sounds_is_refused(name: str, audio: Mapping[str, Any], named: str) -> None:
+    config = json.loads(TOWERED[name].files()["config.json"])
+    with pytest.raises(CannotConvert, match=named):
+        projection(_changed(name, {"audio_config": config["audio_config"] | audio}, {}, {}))
+
+
+@pytest.mark.parametrize(
+    ("images", "named"),
+    [
+        ({"image_mean": [0.5, 0.5, 0.5]}, "image_mean"),
+        ({"feature_extractor": {"frame_length": 400}}, "frame_length = 400"),
+    ],
+)
+def test_numbers_of_pictures_and_sounds_that_llama_cpp_takes_otherwise(images: Mapping[str, Any], named: str) -> None:
+    with pytest.raises(CannotConvert, match=named):
+        projection(_changed("gemma4_inputs", {}, {}, images))
+
+
+def test_model_without_ears_has_only_eyes() -> None:
+    """The larger models of Gemma 4 have none."""
+    files = _changed("gemma4_inputs", {"audio_config": None}, {}, {})
+    tensors = unpack_safetensors(files["model.safetensors"])
+    ears = ("model.audio_tower.", "model.embed_audio.")
+    deaf = {name: content for name, content in tensors.items() if not name.startswith(ears)}
+    planned = projection({**files, "model.safetensors": pack_safetensors(deaf)})
+    assert planned.kinds == ("gemma4v",)
+    assert b"audio" not in planned.header
 
 
 @pytest.mark.parametrize(("name", "starts"), [("internvl", {"model.": "", "lm_head.": "language_model.lm_head."})])

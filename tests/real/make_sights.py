@@ -18,7 +18,7 @@ from tests.gguf.tiny_repositories.tokenizer import WORDS
 from tests.kit.pictures import pictures, png
 from tests.kit.sounds import sounds, wav
 from tests.real.make_logprobs import CANDIDATES, DIGITS, FLATNESS, TOLERANCE, shown, tokenizer_of
-from tests.real.seeing import IN_TRANSFORMERS, SEEN, UNSEEN
+from tests.real.seeing import IN_TRANSFORMERS, SEEN, SIZES, UNSEEN
 from tests.real.seeing.view import Medium, Seen, View
 
 FIGURES = Path(__file__).with_name("sights.json")
@@ -113,7 +113,8 @@ SECONDS = 2.0
 
 def media(config: Mapping[str, Any]) -> Mapping[str, Medium]:
     """What a model is asked about."""
-    return pictures(picture_size(config)) if "vision_config" in config else sounds(SECONDS)
+    seen = pictures(picture_size(config)) if "vision_config" in config else {}
+    return {**seen, **(sounds(SECONDS) if "audio_config" in config else {})}
 
 
 def encoded(medium: Medium) -> bytes:
@@ -122,7 +123,8 @@ def encoded(medium: Medium) -> bytes:
 
 
 def picture_size(config: Mapping[str, Any]) -> int:
-    size = config["vision_config"]["image_size"]
+    architecture = config["architectures"][0]
+    size = SIZES[architecture] if architecture in SIZES else config["vision_config"]["image_size"]
     return int(size[0] if isinstance(size, list) else size)
 
 

@@ -117,12 +117,14 @@ class Reshaped:
     """The tensor as F32 in another shape, in PyTorch's order of dimensions. `name` is complete, with its ending.
 
     `exponential` replaces each number x by exp(x) if it is 1, and by -exp(x) if it is -1. `offset` is added to each.
+    `softplus` replaces it by log(1 + exp(x)).
     """
 
     name: str
     shape: Callable[[ModelConfig, tuple[int, ...]], tuple[int, ...]]
     exponential: Literal[-1, 0, 1] = 0
     offset: float = 0.0
+    softplus: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,17 @@ class Frames:
 
 
 @dataclass(frozen=True, slots=True)
+class Patches:
+    """A matrix for the pixels of a square, `side` on each side, red, green and blue of each in a row.
+
+    It becomes the kernels of a convolution: [output channels, 3, side, side].
+    """
+
+    name: str
+    side: Size
+
+
+@dataclass(frozen=True, slots=True)
 class OneRow:
     """Row `number` of a matrix, as F32. `name` is complete."""
 
@@ -297,6 +310,7 @@ Rule = (
     | Numbers32
     | Frames
     | Named
+    | Patches
     | OneRow
 )
 
@@ -338,6 +352,7 @@ def output_names(key: str, rule: Rule | str) -> Iterator[str]:
             | StackedExperts()
             | Padded()
             | Numbers32()
+            | Patches()
         ):
             yield rule.name + ending
 

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 
 from proxy.gguf.projectors.gemma3 import GEMMA3
+from proxy.gguf.projectors.gemma4 import GEMMA4_AUDIO, GEMMA4_VISION
 from proxy.gguf.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from proxy.gguf.projectors.tower import Tower
 from proxy.gguf.projectors.whisper import QWEN2_AUDIO
 
 TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "Gemma3ForConditionalGeneration": (GEMMA3,),
+    "Gemma4ForConditionalGeneration": (GEMMA4_VISION, GEMMA4_AUDIO),
     "InternVLChatModel": (INTERNVL_CHAT,),
     "InternVLForConditionalGeneration": (INTERNVL,),
     "Qwen2AudioForConditionalGeneration": (QWEN2_AUDIO,),

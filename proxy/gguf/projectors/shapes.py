@@ -41,8 +41,8 @@ def check_shapes(metadata: Mapping[str, Field], tensors: Iterable[TensorInfo], s
         match = _TOWER_OF.fullmatch(tensor.name)
         of_connector = ("a" if tensor.name.startswith("mm.a.") else "v", tensor.name)
         tower, name = (match[1], ".".join(filter(None, match.groups()[1:]))) if match else of_connector
-        names = shapes.get(name) or (_SHAPES.get(name) if match else None)
-        if names is None:
+        names = shapes[name] if name in shapes else _SHAPES.get(name) if match else None
+        if not names:
             continue
         expected = tuple(int(one) if one.isdecimal() else sizes[tower].get(one, 0) for one in names.split())
         if tensor.shape != expected:
@@ -62,6 +62,8 @@ def _sizes(metadata: Mapping[str, Field], section: str) -> dict[str, int]:
         "n_embd": n_embd,
         "3n_embd": 3 * n_embd,
         "n_ff": read("feed_forward_length"),
+        "2n_embd": 2 * n_embd,
+        "head": n_embd // max(read("attention.head_count"), 1),
         "n_text": read("projection_dim"),
         "patch": read("patch_size"),
         "n_mel": read("num_mel_bins"),

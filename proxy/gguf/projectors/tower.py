@@ -46,6 +46,8 @@ class Tower:
     """How names of tensors start that nothing needs."""
     optional_tensors: frozenset[str] = frozenset()
     """Names in the GGUF, with `{}` for a layer and without `.weight`, that a model may leave out."""
+    absent_tensors: Callable[[ModelConfig], frozenset[str]] = lambda _: frozenset()
+    """Those, named likewise, that a model with these settings has not."""
     without_bias: frozenset[str] = frozenset()
     """Names in the GGUF, with `{}` for a layer and without `.weight`, of which llama.cpp loads no bias."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -61,7 +63,8 @@ class Tower:
     f16: tuple[str, ...] = ()
     """Names of those that it always writes in F16."""
     shapes: Mapping[str, str] = field(default_factory=dict)
-    """Shapes of GGUF tensors, where proxy/gguf/projectors/shapes.py has none or another one for the name."""
+    """Shapes of GGUF tensors, where proxy/gguf/projectors/shapes.py has none or another one for the name. An empty one is
+    not checked."""
     numbers: Mapping[str, Callable[[ModelConfig], tuple[int, ...]]] = field(default_factory=dict)
     """By a name in `tensors` with `{}`: the numbers in the GGUF for 0, 1, 2 and so on in the weights, where those are
     not the layers of the tower."""
@@ -138,5 +141,6 @@ USE_GELU: Writer = always("use_gelu", Field.boolean(True))
 USE_SILU: Writer = always("use_silu", Field.boolean(True))
 
 
-def projector_type(kind: str) -> Writer:
-    return always("projector_type", Field.string(kind))
+def projector_type(kind: str, section: str = "") -> Writer:
+    """`section` is `vision.` or `audio.` where a model may have both."""
+    return always(f"{section}projector_type", Field.string(kind))

@@ -18,6 +18,7 @@ from tests.gguf.tiny_repositories.tokenizer import (
     frequent_merges,
 )
 from tests.gguf.tiny_repositories.towers import GEMMA3_TOWER
+from tests.gguf.tiny_repositories.towers_gemma import GEMMA4_TOWERS
 from tests.kit.protobuf import bytes_field, piece_field
 from tests.kit.tiny_tokenizers import added_token
 
@@ -381,6 +382,7 @@ REPOSITORIES: dict[str, Tiny] = {
         drop=("rope_theta", "hidden_act"),
         part_of="gemma4",
         prefix="model.language_model.",
+        towers=GEMMA4_TOWERS,
     ),
     "gemma4_moe": Tiny(
         "Gemma4ForCausalLM",

@@ -11,6 +11,10 @@ SEEN: Mapping[str, Callable[[View], Seen]] = {
     **intern.SEEN,
 }
 """By architecture."""
+SIZES: Mapping[str, int] = {
+    **gemma.SIZES,
+}
+"""By architecture: the side of a picture that llama.cpp does not resize, where config.json has none."""
 IN_TRANSFORMERS: Mapping[str, Callable[[Mapping[str, bytes]], Mapping[str, bytes]]] = intern.IN_TRANSFORMERS
 """Architecture that transformers does not have → the repository in the form of one that it has."""
 UNSEEN = intern.UNSEEN

@@ -1,5 +1,6 @@
-"""Gemma 3."""
+"""Gemma 3 and 4."""
 
+import math
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -18,4 +19,50 @@ def _gemma3(view: View) -> Seen:
     return Seen(tokens, {"pixel_values": view.pixels}, token_types)
 
 
-SEEN: Mapping[str, Callable[[View], Seen]] = {"Gemma3ForConditionalGeneration": _gemma3}
+def _gemma4(view: View) -> Seen:
+    return _gemma4_sound(view) if view.medium.ndim == 1 else _gemma4_picture(view)
+
+
+def _gemma4_sound(view: View) -> Seen:
+    """Transformers adds 0.001 to the numbers of the spectrogram, and llama.cpp makes them no smaller, as here."""
+    extract = import_module("transformers").Gemma4AudioFeatureExtractor(mel_floor=0.0)
+    found = extract([view.medium], return_tensors="pt")
+    frames = found.input_features.shape[1]
+    tokens = [
+        *view.encode("<|audio>"),
+        *[view.config["audio_token_id"]] * -(-frames // 4),
+        *view.encode("<audio|>"),
+    ]
+    features = found.input_features.clamp(min=math.log(0.001))
+    return Seen(tokens, {"input_features": features, "input_features_mask": found.input_features_mask})
+
+
+def _gemma4_picture(view: View) -> Seen:
+    """A picture becomes rows of patches, each with its column and row.
+
+    llama.cpp lets the tokens of a picture attend to each other in both directions in every layer; in transformers none
+    does, or with `use_bidirectional_attention` only those with a sliding window. The masks here are llama.cpp's.
+    """
+    torch, image = import_module("torch"), view.config["image_token_id"]
+    patch, pooled = (view.config["vision_config"][key] for key in ("patch_size", "pooling_kernel_size"))
+    side = view.medium.shape[0] // patch
+    patches = view.pixels[0].reshape(3, side, patch, side, patch).permute(1, 3, 2, 4, 0).reshape(1, side * side, -1)
+    positions = torch.tensor([[[at % side, at // side] for at in range(side * side)]])
+    tokens = [*view.encode("<|image>"), *[image] * (side // pooled) ** 2, *view.encode("<image|>")]
+    window = view.config["text_config"]["sliding_window"]
+
+    def masks(tokens: list[int]) -> Mapping[str, Any]:
+        seen, at = torch.tensor([token == image for token in tokens]), torch.arange(len(tokens))
+        full = (at[None] <= at[:, None]) | (seen[None] & seen[:, None])
+        allowed = {"full_attention": full, "sliding_attention": full & (at[None] > at[:, None] - window)}
+        return {"attention_mask": {kind: torch.where(one, 0.0, -1e30)[None, None] for kind, one in allowed.items()}}
+
+    return Seen(tokens, {"pixel_values": patches, "image_position_ids": positions}, masks)
+
+
+SEEN: Mapping[str, Callable[[View], Seen]] = {
+    "Gemma3ForConditionalGeneration": _gemma3,
+    "Gemma4ForConditionalGeneration": _gemma4,
+}
+SIZES: Mapping[str, int] = {"Gemma4ForConditionalGeneration": 7 * 3 * 16}
+"""The side of a picture by architecture, where config.json has none. llama.cpp enlarges one of fewer than 40 tokens."""
