@@ -83,11 +83,12 @@ def project(
     targets: list[Target] = []
     caveats: list[str] = []
     towers = _present(towers, config)
+    unpacked = unpack_weights(ModelConfig(config), weights)
     for tower in towers:
+        located = _tensors_of(tower, unpacked)
         settings = tower.config(config, images)
         _check_settings(tower, settings)
         keys |= {f"clip.{key}": value for write in tower.keys for key, value in write(settings)}
-        located = _tensors_of(tower, unpack_weights(ModelConfig(config), weights))
         made = _targets(tower, settings, located)
         targets += [cast(target, _type(tower, target.info, file_type), _SET_TYPE) for target in made]
         caveats += filter(None, [tower.caveat(settings), *_unread(tower, config, settings)])
