@@ -63,8 +63,8 @@ class Tower:
     f16: tuple[str, ...] = ()
     """Names of those that it always writes in F16."""
     shapes: Mapping[str, str] = field(default_factory=dict)
-    """Shapes of GGUF tensors, where proxy/gguf/projectors/shapes.py has none or another one for the name. An empty one is
-    not checked."""
+    """Shapes of GGUF tensors, where proxy/gguf/projectors/shapes.py has none or another one for the name. An empty one
+    is not checked."""
     numbers: Mapping[str, Callable[[ModelConfig], tuple[int, ...]]] = field(default_factory=dict)
     """By a name in `tensors` with `{}`: the numbers in the GGUF for 0, 1, 2 and so on in the weights, where those are
     not the layers of the tower."""
