@@ -22,6 +22,7 @@ from proxy.gguf.transforms import (
     pick_part,
     repack_mxfp4,
     scale,
+    softplus,
     to_f32,
     to_i32,
     transpose,
@@ -135,6 +136,17 @@ def test_exponentials_are_the_nearest_f32(sign: int) -> None:
     beyond = np.array([np.inf, 300, -300, -np.inf], np.float32)
     expected = sign * np.array([np.inf, np.inf, 0.0, 0.0], np.float32)
     assert _run(exponential("F32", sign), beyond.tobytes()) == expected.tobytes()
+
+
+def test_softplus_is_rounded_as_torch_rounds_it() -> None:
+    """The bits are those of torch 2.15; the nearest numbers are others."""
+    bits = {-4.0: 0x3C94AF29, -1.5: 0x3E4E3F49, 1.25: 0x3FC03F37, 3.75: 0x40717CDA, 25.0: 0x41C80000, -200.0: 0}
+    numbers = np.array(list(bits), np.float32)
+    for dtype, content in (("F32", numbers), ("F16", numbers.astype(np.float16))):
+        made = np.frombuffer(_run(softplus(dtype), content.tobytes()), np.uint32)
+        assert made.tolist() == list(bits.values())
+    nearest = np.log1p(np.exp(numbers[:4].astype(np.float64))).astype(np.float32)
+    assert not set(nearest.view(np.uint32).tolist()) & set(bits.values())
 
 
 TRANSFORMS = (
