@@ -1,6 +1,7 @@
 """Where the metadata that the proxy writes differs from that of llama.cpp's converter (b11434), and why."""
 
 import json
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -201,10 +202,23 @@ WITHOUT_FIGURES: Mapping[str, str] = {
     "stablelm-norms": 'llama.cpp\'s converter fails on it: "Unprocessed norms"',
 }
 
+OTHER_ARCHITECTURES: Mapping[str, tuple[str, str, str]] = {
+    "mistral3_eyes": ("mistral3", "llama", "llama.cpp computes the same for both, and Ollama before 0.30 knows llama")
+}
+"""Repository → llama.cpp's architecture, the proxy's, which is before the names of keys too, and the reason."""
+
 
 def llama_cpp_figures(name: str) -> Any:
-    """Metadata and tensors of a repository as llama.cpp's converter writes them, without the keys of LEFT_OUT."""
+    """Metadata and tensors of a repository as llama.cpp's converter writes them, without the keys of LEFT_OUT.
+
+    The architecture is the proxy's.
+    """
     figures = json.loads((EXPECTED / f"{name}.json").read_text())
+    if name in OTHER_ARCHITECTURES:
+        theirs, ours, _ = OTHER_ARCHITECTURES[name]
+        assert figures["metadata"]["general.architecture"]["value"] == theirs
+        keys = {re.sub(rf"^{theirs}\.", f"{ours}.", key): value for key, value in figures["metadata"].items()}
+        figures["metadata"] = keys | {"general.architecture": {"kind": "STRING", "value": ours}}
     metadata = {
         key: value
         for key, value in figures["metadata"].items()
@@ -220,4 +234,6 @@ def differences(name: str) -> dict[str, str]:
     )
     other_values = {key: reason for key, (_, reason) in OTHER_VALUES.get(name, {}).items()}
     tensors = {**halves, **ADDED.get(name, {}), **OTHER_ORDER.get(name, {})}
-    return {**ONLY_OURS.get(name, {}), **ONLY_THEIRS.get(name, {}), **other_values, **tensors}
+    *_, reason = OTHER_ARCHITECTURES.get(name, ("",))
+    architecture = {"general.architecture": reason} if reason else {}
+    return {**ONLY_OURS.get(name, {}), **ONLY_THEIRS.get(name, {}), **other_values, **architecture, **tensors}

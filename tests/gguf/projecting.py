@@ -7,6 +7,8 @@ from typing import Any
 
 from proxy.gguf.projection import Projection, project
 from proxy.gguf.projectors import TOWERS
+from proxy.gguf.projectors.common import ADDED_TOKENS, added_tokens
+from proxy.gguf.tokenizer_files import TokenizerFiles
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import Tiny
 from tests.gguf.tiny_repositories.sighted import SIGHTED
@@ -32,7 +34,10 @@ OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {}
 def projection(files: Mapping[str, bytes], file_type: str = "F16", name: str = "tiny-model") -> Projection:
     """The plan of a repository's projector."""
     config = json.loads(files["config.json"])
-    images = json.loads(files.get("preprocessor_config.json", b"{}"))
+    images = {
+        **json.loads(files.get("preprocessor_config.json", b"{}")),
+        ADDED_TOKENS: added_tokens(TokenizerFiles.read(files)),
+    }
     towers = TOWERS[config["architectures"][0]]
     return project(towers, config, images, readable_tensors(files), (name, file_type))
 

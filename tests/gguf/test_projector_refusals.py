@@ -28,6 +28,9 @@ def _changed(name: str, outer: Mapping[str, Any], vision: Mapping[str, Any], ima
         ("internvl", {"vision_feature_select_strategy": "full"}, "vision_feature_select_strategy"),
         ("internvl", {"projector_hidden_act": "silu"}, "projector_hidden_act"),
         ("internvl_chat", {"ps_version": "v1"}, "ps_version"),
+        ("mistral3_eyes", {"vision_feature_layer": -2}, "vision_feature_layer = -2"),
+        ("mistral3_eyes", {"projector_hidden_act": "relu"}, "projector_hidden_act"),
+        ("mistral3_eyes", {"spatial_merge_size": 4}, "mm.patch_merger"),
         ("internvl_chat", {"select_layer": -4}, "select_layer = -4"),
         ("internvl_chat", {"dynamic_image_size": False}, "dynamic_image_size"),
         ("internvl_chat", {"force_image_size": 224}, "force_image_size = 224"),
@@ -47,6 +50,11 @@ def test_setting_beside_the_towers_is_refused(name: str, outer: Mapping[str, Any
         ("internvl", {"use_mean_pooling": False}, "use_mean_pooling = False"),
         ("internvl", {"image_size": [112, 224]}, "image_size"),
         ("internvl_chat", {"qk_normalization": True}, "qk_normalization = True"),
+        ("mistral3_eyes", {"hidden_act": "relu"}, "hidden_act"),
+        ("mistral3_eyes", {"rope_theta": 1e6}, "rope_theta"),
+        ("mistral3_eyes", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "linear"),
+        ("mistral3_eyes", {"head_dim": 32}, "head_dim = 32"),
+        ("mistral3_eyes", {"num_channels": 1}, "num_channels = 1"),
         ("internvl_chat", {"hidden_size": 3200, "num_hidden_layers": 45}, "RMS"),
         ("gemma4_inputs", {"hidden_activation": "gelu"}, "hidden_activation"),
         ("gemma4_inputs", {"pooling_kernel_size": 2}, "pooling_kernel_size = 2"),
@@ -105,6 +113,16 @@ def test_model_without_ears_has_only_eyes() -> None:
 
 
 @pytest.mark.parametrize(("name", "starts"), [("internvl", {"model.": "", "lm_head.": "language_model.lm_head."})])
+_MISTRAL = {"language_model.model.": "model.language_model.", "language_model.lm_head.": "lm_head."}
+
+
+@pytest.mark.parametrize(
+    ("name", "starts"),
+    [
+        ("internvl", {"model.": "", "lm_head.": "language_model.lm_head."}),
+        ("mistral3_eyes", {**_MISTRAL, "": "model."}),
+    ],
+)
 def test_names_of_another_transformers_give_the_same_files(name: str, starts: Mapping[str, str]) -> None:
     """Those of the published repositories, where transformers 5.24 writes others."""
     files = TOWERED[name].files()
@@ -130,3 +148,25 @@ def test_another_text_model_is_refused() -> None:
     config["llm_config"]["model_type"] = "phi3"
     with pytest.raises(CannotConvert, match="phi3"):
         plan({**files, "config.json": dump(config)})
+
+
+def test_pictures_need_a_token_at_the_ends_of_rows() -> None:
+    files = dict(TOWERED["mistral3_eyes"].files())
+    for path in ("tokenizer.json", "tokenizer_config.json"):
+        files[path] = files[path].replace(b"[IMG_BREAK]", b"[ROW_BREAK]")
+    with pytest.raises(CannotConvert, match=r"no \[IMG_BREAK\]"):
+        projection(files)
+
+
+@pytest.mark.parametrize(
+    ("name", "outer", "images", "named"),
+    [
+        ("ministral3_eyes", {}, {}, "epsilon of 1e-05, not of 0.0001"),
+        ("mistral3_eyes", {}, {"size": {"longest_edge": 1540}}, "1024 tokens, and the authors' code to 3025"),
+    ],
+)
+def test_user_hears_what_llama_cpp_computes_otherwise(
+    name: str, outer: Mapping[str, Any], images: Mapping[str, Any], named: str
+) -> None:
+    assert named in " ".join(projection(_changed(name, outer, {}, images)).warnings)
+    assert named not in " ".join(projection(TOWERED["mistral3_eyes"].files()).warnings)

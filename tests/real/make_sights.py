@@ -23,8 +23,8 @@ from tests.real.seeing.view import Medium, Seen, View
 
 FIGURES = Path(__file__).with_name("sights.json")
 STEPS = 8
-PROMPTS = [" ".join(WORDS[at : at + 4]) for at in range(0, 40, 2)]
-"""Of these, the prompt with the longest continuation is recorded."""
+PROMPTS = [[" ".join(WORDS[at : at + length]) for at in range(0, 40, 2)] for length in (4, 3, 5, 2)]
+"""Of the first list in which one has a continuation after each picture, that with the longest is recorded."""
 
 
 HEARD_PROMPTS = 1
@@ -52,9 +52,9 @@ class Model:
         added = {str(token) for token in self._tokenizer.added_tokens_decoder.values()}
         texts = shown(tokens, added | set(self._tokenizer.all_special_tokens))
         self._texts = [*texts, *[None] * 4096]
-        template = [{"role": "user", "content": "x"}]
-        begins = self._tokenizer.apply_chat_template(template, tokenize=False)
-        self._first = [self._tokenizer.bos_token_id] if begins.startswith(self._tokenizer.bos_token or "\0") else []
+        # llama.cpp puts it before raw text, and so before the picture.
+        bos = self._tokenizer.bos_token_id
+        self._first = [bos] if bos in self._tokenizer("x").input_ids[:1] else []
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False).input_ids)
@@ -102,10 +102,18 @@ def sights(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
         model = Model(Path(folder))
     shown = media(model.config)
     best: dict[str, dict[str, Any]] = {}
-    for prompt in PROMPTS if "vision_config" in model.config else PROMPTS[:HEARD_PROMPTS]:
-        found = {name: model.figures(medium, prompt) for name, medium in shown.items()}
-        best = max(best, found, key=lambda each: min((len(one["continuation"]) for one in each.values()), default=0))
+    for prompts in PROMPTS if "vision_config" in model.config else [PROMPTS[0][:HEARD_PROMPTS]]:
+        for prompt in prompts:
+            found = {name: model.figures(medium, prompt) for name, medium in shown.items()}
+            best = max(best, found, key=_shortest)
+        if best:
+            break
     return best
+
+
+def _shortest(figures: Mapping[str, Mapping[str, Any]]) -> int:
+    """The length of the shortest continuation."""
+    return min((len(one["continuation"]) for one in figures.values()), default=0)
 
 
 SECONDS = 2.0

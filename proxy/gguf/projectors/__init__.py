@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from proxy.gguf.projectors.gemma3 import GEMMA3
 from proxy.gguf.projectors.gemma4 import GEMMA4_AUDIO, GEMMA4_VISION
 from proxy.gguf.projectors.internvl import INTERNVL, INTERNVL_CHAT
+from proxy.gguf.projectors.pixtral import MISTRAL3
 from proxy.gguf.projectors.tower import Tower
 from proxy.gguf.projectors.whisper import QWEN2_AUDIO
 
@@ -14,5 +15,6 @@ TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "InternVLChatModel": (INTERNVL_CHAT,),
     "InternVLForConditionalGeneration": (INTERNVL,),
     "Qwen2AudioForConditionalGeneration": (QWEN2_AUDIO,),
+    "Mistral3ForConditionalGeneration": (MISTRAL3,),
 }
 """By the first of `architectures` in config.json."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.families.rules import Rule, Split
+from proxy.gguf.families.rules import Rule, Size, Split
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, Writer
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import shown
+from proxy.gguf.tokenizer_files import TokenizerFiles, read_added_tokens_decoder
 
 
 def clip_layers(layer: str) -> Mapping[str, str]:
@@ -43,6 +44,28 @@ def activation(key: str, names: Mapping[str, str]) -> Writer:
             yield written, Field.boolean(True)
 
     return write
+
+
+ADDED_TOKENS = "added_tokens"
+"""A key beside those of the preprocessor: the ids of the tokenizer's added tokens by their texts."""
+
+
+def added_tokens(files: TokenizerFiles) -> Mapping[str, int]:
+    """The value of ADDED_TOKENS. Raises CannotConvert for tokenizer files that no tokenizer reads."""
+    in_tokenizer = {str(token["content"]): int(token["id"]) for token in files.added_tokens}
+    return {**in_tokenizer, **{str(token["content"]): number for number, token in read_added_tokens_decoder(files)}}
+
+
+def added_token(text: str) -> Size:
+    """Its id. Raises CannotConvert if the tokenizer does not have it."""
+
+    def number(config: ModelConfig) -> int:
+        tokens = config.find(f"images.{ADDED_TOKENS}")
+        if not isinstance(tokens, Mapping) or text not in tokens:
+            raise CannotConvert(f"the tokenizer has no {text}, which llama.cpp puts into pictures")
+        return int(tokens[text])
+
+    return number
 
 
 GELU_OR_SILU = {"gelu": "use_gelu", "silu": "use_silu"}

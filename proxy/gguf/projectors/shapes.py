@@ -58,9 +58,11 @@ def _sizes(metadata: Mapping[str, Field], section: str) -> dict[str, int]:
         return int(value)
 
     n_embd = read("embedding_length")
+    merged = read("spatial_merge_size") or read("projector.scale_factor") or 1
     return {
         "n_embd": n_embd,
         "3n_embd": 3 * n_embd,
+        "merged": merged * merged * n_embd,
         "n_ff": read("feed_forward_length"),
         "2n_embd": 2 * n_embd,
         "head": n_embd // max(read("attention.head_count"), 1),

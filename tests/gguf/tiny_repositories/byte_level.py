@@ -4,7 +4,14 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
-from tests.gguf.tiny_repositories.tokenizer import WORDS, Tokenizer, decoder_of, dump, frequent_merges
+from tests.gguf.tiny_repositories.tokenizer import (
+    WORDS,
+    Tokenizer,
+    decoder_of,
+    dump,
+    edit_tokenizer,
+    frequent_merges,
+)
 from tests.kit.tiny_tokenizers import added_token
 
 TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -175,6 +182,19 @@ def qwen_tokens() -> Tokenizer:
 
 def tekken_tokens() -> Tokenizer:
     return byte_pairs("tekken", begins=True)
+
+
+def pixtral_tokens() -> Tokenizer:
+    """With the tokens of Pixtral at the ends of rows and of pictures, in rows that are otherwise unused."""
+    base = tekken_tokens()
+    texts = ("[IMG_BREAK]", "[IMG_END]")
+    added = [added_token(text, base.rows - len(texts) + at, special=True) for at, text in enumerate(texts)]
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        files["tokenizer.json"]["added_tokens"] += added
+        files["tokenizer_config.json"]["added_tokens_decoder"] |= decoder_of(added)
+
+    return edit_tokenizer(base, change)
 
 
 def smollm_tokens() -> Tokenizer:

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from tests.gguf.tiny_repositories.byte_level import byte_pairs, tekken_tokens
+from tests.gguf.tiny_repositories.byte_level import byte_pairs, pixtral_tokens
 from tests.gguf.tiny_repositories.experts import DEEPSEEK, MLA, dense_or_experts, latent_attention
 from tests.gguf.tiny_repositories.repository import EXPERTS, HEADS, HIDDEN, TIED, Tiny, Weights
 from tests.gguf.tiny_repositories.sentencepiece import instruct_pieces
 from tests.gguf.tiny_repositories.tokenizer import Tokenizer
+from tests.gguf.tiny_repositories.towers_mistral import MISTRAL3_TOWER
 
 
 def _indexer(weights: Weights, layer: str) -> None:
@@ -148,7 +149,7 @@ REPOSITORIES: dict[str, Tiny] = {
         "Mistral3ForConditionalGeneration",
         "mistral4",
         _mistral4,
-        tekken_tokens,
+        pixtral_tokens,
         {
             **LATENT,
             "n_routed_experts": EXPERTS,
@@ -177,5 +178,6 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rope_theta",),
         part_of="mistral3",
+        towers=(MISTRAL3_TOWER,),
     ),
 }

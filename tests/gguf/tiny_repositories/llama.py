@@ -3,7 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
-from tests.gguf.tiny_repositories.byte_level import byte_pairs, llama3_tokens, qwen_tokens, smollm_tokens, tekken_tokens
+from tests.gguf.tiny_repositories.byte_level import (
+    byte_pairs,
+    llama3_tokens,
+    pixtral_tokens,
+    qwen_tokens,
+    smollm_tokens,
+    tekken_tokens,
+)
 from tests.gguf.tiny_repositories.repository import (
     EXPERTS,
     FEED_FORWARD,
@@ -21,6 +28,7 @@ from tests.gguf.tiny_repositories.repository import (
 )
 from tests.gguf.tiny_repositories.sentencepiece import instruct_pieces, sentence_pieces
 from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, edit_tokenizer
+from tests.gguf.tiny_repositories.towers_mistral import MISTRAL3_TOWER
 from tests.kit.protobuf import bytes_field, piece_field
 from tests.kit.tiny_tokenizers import added_token
 
@@ -316,19 +324,21 @@ REPOSITORIES: dict[str, Tiny] = {
         "Mistral3ForConditionalGeneration",
         "ministral3",
         plain_weights,
-        tekken_tokens,
+        pixtral_tokens,
         {**MINISTRAL3, **TIED},
         drop=("rope_theta",),
         part_of="mistral3",
+        towers=(MISTRAL3_TOWER,),
     ),
     "mistral3_eyes": Tiny(
         "Mistral3ForConditionalGeneration",
         "mistral",
         plain_weights,
-        tekken_tokens,
+        pixtral_tokens,
         {"head_dim": 128, "rope_theta": 1e9, "sliding_window": None},
         drop=("tie_word_embeddings",),
         part_of="mistral3",
+        towers=(MISTRAL3_TOWER,),
     ),
     "mixtral": Tiny(
         "MixtralForCausalLM",

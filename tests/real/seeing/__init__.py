@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 
 from tests.real.seeing import audio, gemma, intern
+from tests.real.seeing import gemma, intern, mistral
 from tests.real.seeing.view import Seen, View
 
 SEEN: Mapping[str, Callable[[View], Seen]] = {
     **audio.SEEN,
     **gemma.SEEN,
     **intern.SEEN,
+    **mistral.SEEN,
 }
 """By architecture."""
 SIZES: Mapping[str, int] = {
