@@ -7,6 +7,8 @@ from typing import Any
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.projection import NoTowers, Projection, project
 from proxy.gguf.projectors import TOWERS
+from proxy.gguf.projectors.common import ADDED_TOKENS, added_tokens
+from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.planning.json_files import json_object
 from proxy.planning.material import Material, conversion_errors, recipe_of, tensors_of
 from proxy.planning.plan import PlanRequest, Upload, weight_upload
@@ -52,8 +54,11 @@ def project_material(material: Material, file_type: str) -> tuple[Projection, Re
 
 
 def _images(material: Material) -> Mapping[str, Any]:
-    """How pictures are prepared, as llama.cpp's converter reads it: processor_config.json wins."""
-    merged: dict[str, Any] = {}
+    """How pictures are prepared, as llama.cpp's converter reads it, and the added tokens of the tokenizer.
+
+    processor_config.json wins.
+    """
+    merged: dict[str, Any] = {ADDED_TOKENS: added_tokens(TokenizerFiles.read(material.contents))}
     for path, inner in ((PREPROCESSOR, "media_proc_cfg"), (PROCESSOR, "image_processor")):
         if content := material.contents.get(path):
             fields = json_object(f"{material.repository}/{path}", content)

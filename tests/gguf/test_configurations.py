@@ -32,6 +32,7 @@ SAME_CLASS = {
     "ExaoneMoEForCausalLM": "ExaoneMoeForCausalLM",
     "InternVLForConditionalGeneration": "Qwen2ForCausalLM",
     "LFM2ForCausalLM": "Lfm2ForCausalLM",
+    "Lfm2VlForConditionalGeneration": "Lfm2ForCausalLM",
     "Qwen2Model": "Qwen2ForCausalLM",
     "Qwen3Model": "Qwen3ForCausalLM",
 }

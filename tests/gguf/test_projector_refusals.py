@@ -12,6 +12,8 @@ from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan
 from tests.kit.tiny_families import Files, pack_safetensors, unpack_safetensors
 
+_MISTRAL = {"language_model.model.": "model.language_model.", "language_model.lm_head.": "lm_head."}
+
 
 def _changed(name: str, outer: Mapping[str, Any], vision: Mapping[str, Any], images: Mapping[str, Any]) -> Files:
     files = TOWERED[name].files()
@@ -34,6 +36,8 @@ def _changed(name: str, outer: Mapping[str, Any], vision: Mapping[str, Any], ima
         ("internvl_chat", {"select_layer": -4}, "select_layer = -4"),
         ("internvl_chat", {"dynamic_image_size": False}, "dynamic_image_size"),
         ("internvl_chat", {"force_image_size": 224}, "force_image_size = 224"),
+        ("lfm2_vl", {"projector_hidden_act": "silu"}, "projector_hidden_act"),
+        ("lfm2_vl", {"vision_feature_layer": -2}, "vision_feature_layer = -2"),
     ],
 )
 def test_setting_beside_the_towers_is_refused(name: str, outer: Mapping[str, Any], named: str) -> None:
@@ -64,6 +68,8 @@ def test_setting_beside_the_towers_is_refused(name: str, outer: Mapping[str, Any
         ("gemma4_inputs", {"position_embedding_size": 512}, "position_embedding_table"),
         ("gemma4_inputs", {"standardize": False}, "v.std_bias"),
         ("gemma4_inputs", {"use_clipped_linears": False}, "input_max"),
+        ("lfm2_vl", {"hidden_act": "gelu"}, "hidden_act"),
+        ("lfm2_vl", {"patch_size": 14}, "patch_size = 14"),
     ],
 )
 def test_setting_of_a_tower_is_refused(name: str, vision: Mapping[str, Any], named: str) -> None:
@@ -112,8 +118,17 @@ def test_model_without_ears_has_only_eyes() -> None:
     assert b"audio" not in planned.header
 
 
-@pytest.mark.parametrize(("name", "starts"), [("internvl", {"model.": "", "lm_head.": "language_model.lm_head."})])
-_MISTRAL = {"language_model.model.": "model.language_model.", "language_model.lm_head.": "lm_head."}
+@pytest.mark.parametrize(
+    ("name", "images", "named"),
+    [
+        ("lfm2_vl", {"do_image_splitting": False}, "do_image_splitting = False"),
+        ("lfm2_vl", {"max_image_tokens": 512}, "max_image_tokens = 512"),
+        ("lfm2_vl", {"image_mean": [0.5]}, "image_mean"),
+    ],
+)
+def test_setting_of_the_preprocessor_is_refused(name: str, images: Mapping[str, Any], named: str) -> None:
+    with pytest.raises(CannotConvert, match=named):
+        projection(_changed(name, {}, {}, images))
 
 
 @pytest.mark.parametrize(
@@ -121,6 +136,7 @@ _MISTRAL = {"language_model.model.": "model.language_model.", "language_model.lm
     [
         ("internvl", {"model.": "", "lm_head.": "language_model.lm_head."}),
         ("mistral3_eyes", {**_MISTRAL, "": "model."}),
+        ("lfm2_vl", {"model.vision_tower.vision_model.": "model.vision_tower."}),
     ],
 )
 def test_names_of_another_transformers_give_the_same_files(name: str, starts: Mapping[str, str]) -> None:
@@ -135,7 +151,8 @@ def test_names_of_another_transformers_give_the_same_files(name: str, starts: Ma
 
 
 def _older(name: str, starts: Mapping[str, str]) -> str:
-    name = name.replace("model.language_model.", "model.language_model.model.")
+    if "lm_head." in starts:
+        name = name.replace("model.language_model.", "model.language_model.model.")
     for start, replacement in starts.items():
         if name.startswith(start):
             return replacement + name.removeprefix(start)

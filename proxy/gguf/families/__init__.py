@@ -49,7 +49,7 @@ from proxy.gguf.families.jamba import JAMBA
 from proxy.gguf.families.jina_bert import JINA_BERT
 from proxy.gguf.families.kimi_linear import KIMI_LINEAR
 from proxy.gguf.families.laguna import LAGUNA
-from proxy.gguf.families.lfm2 import LFM2, LFM2_MOE
+from proxy.gguf.families.lfm2 import LFM2, LFM2_MOE, LFM2_VISION
 from proxy.gguf.families.llama import ARCEE, LLAMA, LLAMA_EMBED, MISTRAL, MIXTRAL, SMOLLM3
 from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_MULTIMODAL
 from proxy.gguf.families.maincoder import MAINCODER
@@ -162,6 +162,7 @@ FAMILIES: Mapping[str, Family] = {
     "LFM2ForCausalLM": LFM2,
     "Lfm2ForCausalLM": LFM2,
     "Lfm2MoeForCausalLM": LFM2_MOE,
+    "Lfm2VlForConditionalGeneration": LFM2_VISION,
     "Llama4ForCausalLM": LLAMA4,
     "Llama4ForConditionalGeneration": LLAMA4_MULTIMODAL,
     "LlamaBidirectionalModel": LLAMA_EMBED,

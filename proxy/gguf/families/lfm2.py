@@ -8,6 +8,7 @@ from proxy.gguf.families.common_keys import check_layer_types
 from proxy.gguf.families.common_tensors import ATTENTION, LAYER, expert_count, size_from, squeezed
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Reshaped, Rule, Split, Stacked
+from proxy.gguf.families.text_part import VISION_TEXT
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, SIGMOID_GATE, VOCABULARY_SIZE, Pairs, count
 from proxy.gguf.model_config import CannotConvert, ModelConfig
@@ -96,6 +97,8 @@ LFM2 = Family(
     accepted_values=_ACCEPTED_VALUES,
     heads_fill_embedding=True,
 )
+
+LFM2_VISION = replace(LFM2, text_part=VISION_TEXT)
 
 LFM2_MOE = replace(
     LFM2,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from proxy.gguf.projectors.gemma3 import GEMMA3
 from proxy.gguf.projectors.gemma4 import GEMMA4_AUDIO, GEMMA4_VISION
 from proxy.gguf.projectors.internvl import INTERNVL, INTERNVL_CHAT
+from proxy.gguf.projectors.lfm2 import LFM2
 from proxy.gguf.projectors.pixtral import MISTRAL3
 from proxy.gguf.projectors.tower import Tower
 from proxy.gguf.projectors.whisper import QWEN2_AUDIO
@@ -16,5 +17,6 @@ TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "InternVLForConditionalGeneration": (INTERNVL,),
     "Qwen2AudioForConditionalGeneration": (QWEN2_AUDIO,),
     "Mistral3ForConditionalGeneration": (MISTRAL3,),
+    "Lfm2VlForConditionalGeneration": (LFM2,),
 }
 """By the first of `architectures` in config.json."""

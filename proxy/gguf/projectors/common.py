@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.families.rules import Rule, Size, Split
+from proxy.gguf.families.common_tensors import size_from
+from proxy.gguf.families.rules import Named, Patches, Rule, Size, Split
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, Writer
 from proxy.gguf.model_config import CannotConvert, ModelConfig
@@ -73,6 +74,13 @@ TANH_GELU = ("gelu_pytorch_tanh",)
 """transformers' name of the approximation that llama.cpp computes for GELU (ggml_gelu)."""
 
 _ENCODER = "vision_tower.vision_model."
+SIGLIP2: Mapping[str, Rule | str] = {
+    **clip_layers(f"{_ENCODER}encoder.layers.{{}}."),
+    f"{_ENCODER}embeddings.patch_embedding": Patches("v.patch_embd", size_from("patch_size")),
+    f"{_ENCODER}embeddings.patch_embedding.bias": Named("v.patch_embd.bias"),
+    f"{_ENCODER}embeddings.position_embedding": "v.position_embd",
+}
+"""SigLIP 2 for pictures of any size: its patches come as rows of numbers."""
 WITHOUT_MODEL: Mapping[str, str] = {
     "model.vision_tower.vision_model.": _ENCODER,
     "model.vision_tower.": _ENCODER,

@@ -3,15 +3,20 @@
 from tests.gguf.tiny_repositories.byte_level import byte_pairs
 from tests.gguf.tiny_repositories.llama import internlm2_pieces, internlm2_weights
 from tests.gguf.tiny_repositories.qwen import qwen3_weights
-from tests.gguf.tiny_repositories.repository import Tiny, qwen2_weights
+from tests.gguf.tiny_repositories.repository import TIED, Tiny, qwen2_weights
+from tests.gguf.tiny_repositories.state_spaces import lfm2_weights
 from tests.gguf.tiny_repositories.tokenizer import Tokenizer
-from tests.gguf.tiny_repositories.towers_intern import INTERNVL_CHAT_TOWER, internvl_tower
+from tests.gguf.tiny_repositories.towers_intern import INTERNVL_CHAT_TOWER, internvl_tower, lfm2_tower
 
 _INTERNVL_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")
 
 
 def _internvl_tokens() -> Tokenizer:
     return byte_pairs("qwen2", merge_lists=True, more=_INTERNVL_TOKENS)
+
+
+def _lfm2_tokens() -> Tokenizer:
+    return byte_pairs("llama-bpe", more=("<|image_start|>", "<|image_end|>", "<image>", "<|img_thumbnail|>"))
 
 
 SIGHTED: dict[str, Tiny] = {
@@ -47,5 +52,28 @@ SIGHTED: dict[str, Tiny] = {
         section="llm_config",
         text_architecture="InternLM2ForCausalLM",
         towers=(INTERNVL_CHAT_TOWER,),
+    ),
+    "lfm2_vl": Tiny(
+        "Lfm2VlForConditionalGeneration",
+        "lfm2",
+        lfm2_weights,
+        _lfm2_tokens,
+        {
+            "layer_types": ["conv", "full_attention"],
+            "norm_eps": 2e-5,
+            "conv_L_cache": 3,
+            "conv_bias": False,
+            "block_ff_dim": 500,
+            "block_auto_adjust_ff_dim": True,
+            "block_ffn_dim_multiplier": 1.0,
+            "block_multiple_of": 256,
+            "rope_theta": 30000.0,
+            **TIED,
+        },
+        drop=("rms_norm_eps", "intermediate_size"),
+        part_of="lfm2_vl",
+        prefix="model.language_model.",
+        text_architecture="Lfm2ForCausalLM",
+        towers=(lfm2_tower(_lfm2_tokens().number("<image>")),),
     ),
 }

@@ -19,7 +19,7 @@ from tests.gguf.tiny_repositories.repository import (
 from tests.gguf.tiny_repositories.sentencepiece import instruct_pieces
 
 
-def _lfm2(weights: Weights) -> None:
+def lfm2_weights(weights: Weights) -> None:
     """Convolutions by `layer_types`; experts after the first dense layers."""
     config = weights.config
     weights.add("model.embed_tokens.weight", config["vocab_size"], HIDDEN)
@@ -311,7 +311,7 @@ REPOSITORIES: dict[str, Tiny] = {
     "lfm2": Tiny(
         "Lfm2ForCausalLM",
         "lfm2",
-        _lfm2,
+        lfm2_weights,
         lambda: byte_pairs("llama-bpe"),
         {
             "layer_types": ["conv", "full_attention"],
@@ -329,7 +329,7 @@ REPOSITORIES: dict[str, Tiny] = {
     "lfm2moe": Tiny(
         "Lfm2MoeForCausalLM",
         "lfm2_moe",
-        _lfm2,
+        lfm2_weights,
         lambda: byte_pairs("llama-bpe"),
         {
             **MOE,

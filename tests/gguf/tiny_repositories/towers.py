@@ -25,8 +25,10 @@ class TinyTower:
     """preprocessor_config.json."""
 
 
-def clip_layers(weights: "Weights", prefix: str, *, hidden: int = HIDDEN, feed_forward: int = FEED_FORWARD) -> None:
-    for layer in range(LAYERS):
+def clip_layers(
+    weights: "Weights", prefix: str, *, hidden: int = HIDDEN, feed_forward: int = FEED_FORWARD, layers: int = LAYERS
+) -> None:
+    for layer in range(layers):
         name = f"{prefix}encoder.layers.{layer}."
         for part in ("q", "k", "v", "out"):
             weights.linear(f"{name}self_attn.{part}_proj", hidden, hidden, bias=True)

@@ -3,15 +3,19 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tests.gguf.tiny_repositories.towers import FEED_FORWARD, HEADS, HIDDEN, PATCH, TinyTower
+from tests.gguf.tiny_repositories.towers import FEED_FORWARD, HALF, HEADS, HIDDEN, PATCH, TinyTower, clip_layers
 
 if TYPE_CHECKING:
     from tests.gguf.tiny_repositories.repository import Weights
 
 _INTERNVL_LAYERS = 4
 """llama.cpp's converter does not find the matrix number 3 of the connector with fewer."""
+_LFM2_LAYERS = 3
+"""The same for the connector's matrix number 2."""
 _SIDE = 8
 """Patches on each side of a picture."""
+_LARGE_SIDE, _LARGE_PATCH = 16, 16
+"""The same for LFM2-VL, which makes smaller pictures larger."""
 _IMAGENET: Mapping[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 
@@ -142,3 +146,61 @@ INTERNVL_CHAT_TOWER = TinyTower(
     },
     images=_IMAGENET,
 )
+
+
+def _siglip2(weights: "Weights", prefix: str, side: int, patch: int, layers: int) -> None:
+    weights.linear(f"{prefix}embeddings.patch_embedding", HIDDEN, 3 * patch**2, bias=True)
+    weights.add(f"{prefix}embeddings.position_embedding.weight", side**2, HIDDEN)
+    clip_layers(weights, prefix, layers=layers)
+
+
+def _lfm2(weights: "Weights") -> None:
+    encoder = "model.vision_tower.vision_model."
+    _siglip2(weights, encoder, _LARGE_SIDE, _LARGE_PATCH, _LFM2_LAYERS)
+    weights.norm(f"{encoder}post_layernorm", HIDDEN, bias=True)
+    connector = "model.multi_modal_projector."
+    weights.norm(f"{connector}layer_norm", 4 * HIDDEN, bias=True)
+    weights.linear(f"{connector}linear_1", FEED_FORWARD, 4 * HIDDEN, bias=True)
+    weights.linear(f"{connector}linear_2", weights.text, FEED_FORWARD, bias=True)
+
+
+_SIGLIP2 = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": FEED_FORWARD,
+    "num_attention_heads": HEADS,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "attention_dropout": 0.0,
+    "model_type": "siglip2_vision_model",
+    "num_channels": 3,
+    "patch_size": _LARGE_PATCH,
+}
+
+
+def lfm2_tower(image_token: int) -> TinyTower:
+    return TinyTower(
+        _lfm2,
+        {**_SIGLIP2, "num_hidden_layers": _LFM2_LAYERS, "num_patches": _LARGE_SIDE**2, "vision_use_head": False},
+        {
+            "downsample_factor": 2,
+            "image_token_id": image_token,
+            "projector_bias": True,
+            "projector_hidden_act": "gelu",
+            "projector_hidden_size": FEED_FORWARD,
+            "projector_use_layernorm": True,
+            "vision_feature_layer": -1,
+        },
+        images={
+            "image_mean": HALF,
+            "image_std": HALF,
+            "do_image_splitting": True,
+            "max_image_tokens": 256,
+            "min_image_tokens": 64,
+            "max_num_patches": 1024,
+            "max_pixels_tolerance": 2.0,
+            "max_tiles": 10,
+            "min_tiles": 2,
+            "tile_size": 512,
+            "use_thumbnail": True,
+        },
+    )

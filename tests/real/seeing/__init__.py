@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from tests.real.seeing import audio, gemma, intern
-from tests.real.seeing import gemma, intern, mistral
+from tests.real.seeing import audio, gemma, intern, mistral
 from tests.real.seeing.view import Seen, View
 
 SEEN: Mapping[str, Callable[[View], Seen]] = {
@@ -21,3 +20,5 @@ IN_TRANSFORMERS: Mapping[str, Callable[[Mapping[str, bytes]], Mapping[str, bytes
 """Architecture that transformers does not have → the repository in the form of one that it has."""
 UNSEEN = intern.UNSEEN
 """Tiny repositories whose text transformers does not have."""
+SIZES: Mapping[str, int] = intern.SIZES
+"""Architecture whose encoder has no size of its own → pixels on each side of a picture that is not resized."""

@@ -3,6 +3,8 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from typing import Any
 
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.kit.tiny_families import StoredTensor, pack_safetensors, unpack_safetensors
@@ -83,8 +85,34 @@ def internvl_of_chat(files: Mapping[str, bytes]) -> Mapping[str, bytes]:
     }
 
 
-SEEN: Mapping[str, Callable[[View], Seen]] = {"InternVLForConditionalGeneration": _internvl}
+def _rows(view: View) -> tuple[Any, int]:
+    """The patches of a picture, of the shape [1, patches, numbers], and how many a side has."""
+    patch = view.config["vision_config"]["patch_size"]
+    pixels = view.pixels[0]
+    side = pixels.shape[-1] // patch
+    rows = pixels.reshape(3, side, patch, side, patch).permute(1, 3, 2, 4, 0).reshape(1, side**2, -1)
+    return rows, side
+
+
+def _lfm2(view: View) -> Seen:
+    torch = import_module("torch")
+    rows, side = _rows(view)
+    count = (side // view.config["downsample_factor"]) ** 2
+    tokens = [*view.encode("<|image_start|>"), *[view.config["image_token_id"]] * count, *view.encode("<|image_end|>")]
+    inputs = {
+        "pixel_values": rows,
+        "spatial_shapes": torch.tensor([[side, side]]),
+        "pixel_attention_mask": torch.ones(1, side**2, dtype=torch.int64),
+    }
+    return Seen(tokens, inputs)
+
+
+SEEN: Mapping[str, Callable[[View], Seen]] = {
+    "InternVLForConditionalGeneration": _internvl,
+    "Lfm2VlForConditionalGeneration": _lfm2,
+}
 IN_TRANSFORMERS: Mapping[str, Callable[[Mapping[str, bytes]], Mapping[str, bytes]]] = {
     "InternVLChatModel": internvl_of_chat
 }
 UNSEEN = frozenset({"internvl_chat_internlm2"})
+SIZES: Mapping[str, int] = {"Lfm2VlForConditionalGeneration": 256}
