@@ -293,6 +293,8 @@ def _frames(rule: Frames, tensor: MatchedTensor) -> list[Target]:
 
 
 def _patches(rule: Patches, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    if tensor.suffix == ".bias":
+        return plain_target(tensor, tensor.new_name(rule.name), tensor.shape)
     side, channels = rule.side(config), 3
     if len(tensor.shape) != MATRIX or tensor.shape[1] != channels * side * side:
         raise wrong_shape(tensor, f"not rows of {side} x {side} pixels")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from proxy.gguf.families.common_tensors import size_from
-from proxy.gguf.families.rules import Named, Patches, Rule, Size, Split
+from proxy.gguf.families.rules import Patches, Rule, Size, Split
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, Writer
 from proxy.gguf.model_config import CannotConvert, ModelConfig
@@ -77,7 +77,6 @@ _ENCODER = "vision_tower.vision_model."
 SIGLIP2: Mapping[str, Rule | str] = {
     **clip_layers(f"{_ENCODER}encoder.layers.{{}}."),
     f"{_ENCODER}embeddings.patch_embedding": Patches("v.patch_embd", size_from("patch_size")),
-    f"{_ENCODER}embeddings.patch_embedding.bias": Named("v.patch_embd.bias"),
     f"{_ENCODER}embeddings.position_embedding": "v.position_embd",
 }
 """SigLIP 2 for pictures of any size: its patches come as rows of numbers."""

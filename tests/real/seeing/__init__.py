@@ -14,11 +14,10 @@ SEEN: Mapping[str, Callable[[View], Seen]] = {
 """By architecture."""
 SIZES: Mapping[str, int] = {
     **gemma.SIZES,
+    **intern.SIZES,
 }
-"""By architecture: the side of a picture that llama.cpp does not resize, where config.json has none."""
+"""Architecture whose encoder has no size of its own → pixels on each side of a picture that is not resized."""
 IN_TRANSFORMERS: Mapping[str, Callable[[Mapping[str, bytes]], Mapping[str, bytes]]] = intern.IN_TRANSFORMERS
 """Architecture that transformers does not have → the repository in the form of one that it has."""
 UNSEEN = intern.UNSEEN
 """Tiny repositories whose text transformers does not have."""
-SIZES: Mapping[str, int] = intern.SIZES
-"""Architecture whose encoder has no size of its own → pixels on each side of a picture that is not resized."""
