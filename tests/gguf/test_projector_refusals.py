@@ -18,7 +18,7 @@ _MISTRAL = {"language_model.model.": "model.language_model.", "language_model.lm
 def _changed(name: str, outer: Mapping[str, Any], vision: Mapping[str, Any], images: Mapping[str, Any]) -> Files:
     files = TOWERED[name].files()
     config, preprocessor = (json.loads(files[path]) for path in ("config.json", "preprocessor_config.json"))
-    config |= {**outer, "vision_config": config["vision_config"] | vision}
+    config |= {**outer, **({"vision_config": config["vision_config"] | vision} if "vision_config" in config else {})}
     return {**files, "config.json": dump(config), "preprocessor_config.json": dump(preprocessor | images)}
 
 
@@ -38,6 +38,7 @@ def _changed(name: str, outer: Mapping[str, Any], vision: Mapping[str, Any], ima
         ("internvl_chat", {"force_image_size": 224}, "force_image_size = 224"),
         ("lfm2_vl", {"projector_hidden_act": "silu"}, "projector_hidden_act"),
         ("lfm2_vl", {"vision_feature_layer": -2}, "vision_feature_layer = -2"),
+        ("voxtral", {"projector_hidden_act": "relu"}, "projector_hidden_act"),
     ],
 )
 def test_setting_beside_the_towers_is_refused(name: str, outer: Mapping[str, Any], named: str) -> None:
@@ -87,12 +88,35 @@ def test_setting_of_a_tower_is_refused(name: str, vision: Mapping[str, Any], nam
         ("gemma4_inputs", {"subsampling_conv_channels": [128, 32]}, "a.conv1d.1.weight"),
         ("gemma4_inputs", {"use_clipped_linears": False}, "input_max"),
         ("gemma4_inputs", {"conv_kernel_size": 3}, "conv_kernel_size = 3"),
+        ("qwen2_audio", {"activation_function": "relu"}, "activation_function"),
+        ("qwen2_audio", {"max_source_positions": 3000}, "max_source_positions = 3000"),
+        ("qwen2_audio", {"layer_norm_eps": 1e-6}, "layer_norm_eps"),
+        ("qwen2_audio", {"d_model": 128}, "a.conv1d.1.weight"),
+        ("qwen2_audio", {"encoder_layers": 4}, r"a\.blk\.3"),
+        ("voxtral", {"intermediate_size": 160}, "intermediate_size = 160"),
     ],
 )
 def test_setting_of_a_tower_for_sounds_is_refused(name: str, audio: Mapping[str, Any], named: str) -> None:
     config = json.loads(TOWERED[name].files()["config.json"])
     with pytest.raises(CannotConvert, match=named):
         projection(_changed(name, {"audio_config": config["audio_config"] | audio}, {}, {}))
+
+
+@pytest.mark.parametrize(
+    "images", [{"n_fft": 512}, {"hop_length": 80}, {"sampling_rate": 8000}, {"chunk_length": 60}, {"dither": 0.1}]
+)
+def test_other_spectrogram_than_that_of_whisper_is_refused(images: Mapping[str, Any]) -> None:
+    with pytest.raises(CannotConvert, match=next(iter(images))):
+        projection(_changed("qwen2_audio", {}, {}, images))
+
+
+@pytest.mark.parametrize("tensor", ["audio_tower.layers.0.self_attn.q_proj.bias", "audio_tower.conv1.bias"])
+def test_bias_that_llama_cpp_demands_must_be_there(tensor: str) -> None:
+    files = TOWERED["qwen2_audio"].files()
+    tensors = unpack_safetensors(files["model.safetensors"])
+    del tensors[tensor]
+    with pytest.raises(CannotConvert, match=r"a\.(blk\..\.attn_q|conv1d\.1)\.bias"):
+        projection({**files, "model.safetensors": pack_safetensors(tensors)})
 
 
 @pytest.mark.parametrize(
@@ -129,6 +153,19 @@ def test_model_without_ears_has_only_eyes() -> None:
 def test_setting_of_the_preprocessor_is_refused(name: str, images: Mapping[str, Any], named: str) -> None:
     with pytest.raises(CannotConvert, match=named):
         projection(_changed(name, {}, {}, images))
+
+
+@pytest.mark.parametrize("name", ["qwen2_audio", "voxtral"])
+def test_names_of_transformers_5_give_the_same_files(name: str) -> None:
+    files = TOWERED[name].files()
+    starts = {"language_model.lm_head.": "lm_head.", "language_model.model.": "model.language_model."}
+    starts |= {start: "model." + start for start in ("audio_tower.", "multi_modal_projector.")}
+    tensors = unpack_safetensors(files["model.safetensors"])
+    newer = {_older(tensor, starts): content for tensor, content in tensors.items()}
+    assert newer.keys().isdisjoint(tensors.keys())
+    renamed = {**files, "model.safetensors": pack_safetensors(newer)}
+    assert projection(renamed).header == projection(files).header
+    assert plan(renamed).header == plan(files).header
 
 
 @pytest.mark.parametrize(

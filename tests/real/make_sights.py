@@ -27,10 +27,6 @@ PROMPTS = [[" ".join(WORDS[at : at + length]) for at in range(0, 40, 2)] for len
 """Of the first list in which one has a continuation after each picture, that with the longest is recorded."""
 
 
-HEARD_PROMPTS = 1
-"""A sound has hundreds of tokens, so one prompt is enough to wait for."""
-
-
 class Model:
     """A repository in transformers."""
 
@@ -61,6 +57,7 @@ class Model:
 
     def figures(self, medium: Medium, prompt: str) -> dict[str, Any]:
         seen = SEEN[self.architecture](View(self.config, self.images, self.encode, medium))
+        seen.adapt(self._model)
         tokens = [*self._first, *seen.tokens, *self.encode(prompt)]
         count = len(tokens)
         first: list[tuple[str | None, float]] = []
@@ -102,10 +99,12 @@ def sights(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
         model = Model(Path(folder))
     shown = media(model.config)
     best: dict[str, dict[str, Any]] = {}
-    for prompts in PROMPTS if "vision_config" in model.config else [PROMPTS[0][:HEARD_PROMPTS]]:
+    for prompts in PROMPTS:
         for prompt in prompts:
             found = {name: model.figures(medium, prompt) for name, medium in shown.items()}
             best = max(best, found, key=_shortest)
+            if best and "vision_config" not in model.config:
+                return best  # A sound has hundreds of tokens: all prompts would take an hour.
         if best:
             break
     return best

@@ -50,7 +50,7 @@ from proxy.gguf.families.jina_bert import JINA_BERT
 from proxy.gguf.families.kimi_linear import KIMI_LINEAR
 from proxy.gguf.families.laguna import LAGUNA
 from proxy.gguf.families.lfm2 import LFM2, LFM2_MOE, LFM2_VISION
-from proxy.gguf.families.llama import ARCEE, LLAMA, LLAMA_EMBED, MISTRAL, MIXTRAL, SMOLLM3
+from proxy.gguf.families.llama import ARCEE, LLAMA, LLAMA_EMBED, MISTRAL, MIXTRAL, SMOLLM3, VOXTRAL
 from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_MULTIMODAL
 from proxy.gguf.families.maincoder import MAINCODER
 from proxy.gguf.families.mamba import MAMBA
@@ -231,6 +231,7 @@ FAMILIES: Mapping[str, Family] = {
     "Step3p5ForCausalLM": STEP35,
     "TalkieForCausalLM": TALKIE,
     "XLMRobertaModel": XLM_ROBERTA,
+    "VoxtralForConditionalGeneration": VOXTRAL,
     "XverseForCausalLM": XVERSE,
 }
 """By the first of `architectures` in config.json."""

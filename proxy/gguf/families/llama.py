@@ -27,6 +27,7 @@ from proxy.gguf.families.common_tensors import (
 )
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Stacked
+from proxy.gguf.families.text_part import AUDIO_TEXT
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, rope_dimensions
 from proxy.gguf.model_config import CannotConvert, ModelConfig
@@ -80,6 +81,25 @@ LLAMA_EMBED = replace(
     embeds=True,
 )
 """NVIDIA's Llama without a causal mask, in code of the repositories."""
+
+VOXTRAL = replace(
+    LLAMA,
+    # Those of transformers' VoxtralConfig.
+    defaults={
+        "vocab_size": 131072,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 100000000.0,
+        "head_dim": 128,
+    },
+    accepted_values={**ANY_SILU, "sliding_window": (None,)},
+    text_part=AUDIO_TEXT,
+)
 
 MISTRAL = Family(
     "llama",

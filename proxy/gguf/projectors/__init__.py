@@ -8,7 +8,7 @@ from proxy.gguf.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from proxy.gguf.projectors.lfm2 import LFM2
 from proxy.gguf.projectors.pixtral import MISTRAL3
 from proxy.gguf.projectors.tower import Tower
-from proxy.gguf.projectors.whisper import QWEN2_AUDIO
+from proxy.gguf.projectors.whisper import QWEN2_AUDIO, VOXTRAL
 
 TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "Gemma3ForConditionalGeneration": (GEMMA3,),
@@ -18,5 +18,6 @@ TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "Qwen2AudioForConditionalGeneration": (QWEN2_AUDIO,),
     "Mistral3ForConditionalGeneration": (MISTRAL3,),
     "Lfm2VlForConditionalGeneration": (LFM2,),
+    "VoxtralForConditionalGeneration": (VOXTRAL,),
 }
 """By the first of `architectures` in config.json."""

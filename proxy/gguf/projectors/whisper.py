@@ -130,3 +130,50 @@ QWEN2_AUDIO = Tower(
     shapes={**_SHAPES, "mm.a.fc.weight": "n_embd n_text", "mm.a.fc.bias": "n_text"},
     caveat=_silence,
 )
+
+_STACKED = 4
+
+
+def _stack(config: ModelConfig) -> Pairs:
+    """llama.cpp's converter writes 4; transformers stacks as many frames as fill `intermediate_size`."""
+    if config.positive("intermediate_size") != _STACKED * config.positive("hidden_size"):
+        raise CannotConvert(
+            f"config.json has intermediate_size = {config.positive('intermediate_size')}, and llama.cpp stacks "
+            f"{_STACKED} frames of {config.positive('hidden_size')} numbers"
+        )
+    yield "audio.projector.stack_factor", Field.uint32(_STACKED)
+
+
+def _connector(config: ModelConfig) -> Pairs:
+    """llama.cpp computes GELU exactly."""
+    if (activation := config.find("model.projector_hidden_act")) != "gelu":
+        raise CannotConvert(f"config.json has projector_hidden_act = {shown(activation)}, unknown for voxtral")
+    yield from ()
+
+
+def _blur(_: ModelConfig) -> str:
+    return (
+        "llama.cpp averages each two frames of a sound before it stacks them for the connector, which transformers "
+        "does not: the model hears half as many frames, and answers differ"
+    )
+
+
+VOXTRAL = Tower(
+    "voxtral",
+    {
+        **_ENCODER,
+        _CONNECTOR + "linear_1.weight": Named("mm.a.mlp.1.weight"),
+        _CONNECTOR + "linear_2.weight": Named("mm.a.mlp.2.weight"),
+    },
+    (*AUDIO_KEYS, projector_type("voxtral"), LAYER_NORM_EPSILON, _stack, _connector, whisper_spectrogram),
+    section=AUDIO,
+    prefixes=(_TOWER, _CONNECTOR),
+    prefix_aliases=_PREFIXES,
+    defaults={**_DEFAULTS, "text.hidden_size": 3072, "model.projector_hidden_act": "gelu"},
+    key_aliases=WHISPER_KEYS,
+    accepted_values=_ACCEPTED_VALUES,
+    harmless_keys=_HARMLESS,
+    f16=("a.conv1d.*.weight",),
+    shapes={**_SHAPES, "mm.a.mlp.1.weight": "n_ff n_text", "mm.a.mlp.2.weight": "n_text n_text"},
+    caveat=_blur,
+)

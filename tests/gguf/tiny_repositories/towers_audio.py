@@ -72,3 +72,40 @@ QWEN2_AUDIO_TOWER = TinyTower(
     name="audio_config",
     images=WHISPER_SOUNDS,
 )
+
+
+_WIDE = 80
+"""llama.cpp stacks as many frames as it announces only for sizes like Whisper's, which are no powers of two."""
+
+
+def _voxtral(weights: "Weights") -> None:
+    _whisper(weights, _WIDE, 4 * _WIDE)
+    weights.linear("multi_modal_projector.linear_1", weights.text, 4 * _WIDE)
+    weights.linear("multi_modal_projector.linear_2", weights.text, weights.text)
+
+
+VOXTRAL_TOWER = TinyTower(
+    _voxtral,
+    {
+        "model_type": "voxtral_encoder",
+        "vocab_size": 51866,
+        "num_mel_bins": MEL,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 5,
+        "intermediate_size": 4 * _WIDE,
+        "layerdrop": 0.0,
+        "hidden_size": _WIDE,
+        "head_dim": 16,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "activation_function": "gelu",
+        "activation_dropout": 0.0,
+        "scale_embedding": False,
+        "initializer_range": 0.02,
+        "max_source_positions": POSITIONS,
+        "num_key_value_heads": 5,
+    },
+    {"audio_token_id": 6, "projector_hidden_act": "gelu", "hidden_size": 256, "vocab_size": 51866},
+    name="audio_config",
+    images=WHISPER_SOUNDS,
+)

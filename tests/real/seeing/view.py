@@ -20,6 +20,8 @@ class Seen(NamedTuple):
     """Of transformers' model, beside the tokens."""
     of_tokens: Callable[[list[int]], Mapping[str, Any]] = lambda _: {}
     """Further inputs that depend on all tokens."""
+    adapt: Callable[[Any], None] = lambda _: None
+    """Changes transformers' model into what llama.cpp computes, where the projector's caveat says that it differs."""
 
 
 @dataclass(frozen=True)
