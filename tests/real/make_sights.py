@@ -48,9 +48,9 @@ class Model:
         added = {str(token) for token in self._tokenizer.added_tokens_decoder.values()}
         texts = shown(tokens, added | set(self._tokenizer.all_special_tokens))
         self._texts = [*texts, *[None] * 4096]
-        # llama.cpp puts it before raw text, and so before the picture.
-        bos = self._tokenizer.bos_token_id
-        self._first = [bos] if bos in self._tokenizer("x").input_ids[:1] else []
+        # With the proxy's GGUF, a raw prompt begins with BOS if the chat template does.
+        begins = self._tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+        self._first = [self._tokenizer.bos_token_id] if begins.startswith(self._tokenizer.bos_token or "\0") else []
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False).input_ids)
