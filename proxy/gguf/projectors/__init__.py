@@ -6,6 +6,7 @@ from proxy.gguf.projectors.gemma3 import GEMMA3
 from proxy.gguf.projectors.gemma4 import GEMMA4_AUDIO, GEMMA4_VISION
 from proxy.gguf.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from proxy.gguf.projectors.lfm2 import LFM2
+from proxy.gguf.projectors.llama4 import LLAMA4
 from proxy.gguf.projectors.pixtral import MISTRAL3
 from proxy.gguf.projectors.tower import Tower
 from proxy.gguf.projectors.whisper import QWEN2_AUDIO, VOXTRAL
@@ -15,6 +16,7 @@ TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "Gemma4ForConditionalGeneration": (GEMMA4_VISION, GEMMA4_AUDIO),
     "InternVLChatModel": (INTERNVL_CHAT,),
     "InternVLForConditionalGeneration": (INTERNVL,),
+    "Llama4ForConditionalGeneration": (LLAMA4,),
     "Qwen2AudioForConditionalGeneration": (QWEN2_AUDIO,),
     "Mistral3ForConditionalGeneration": (MISTRAL3,),
     "Lfm2VlForConditionalGeneration": (LFM2,),

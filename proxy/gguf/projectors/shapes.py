@@ -68,5 +68,6 @@ def _sizes(metadata: Mapping[str, Field], section: str) -> dict[str, int]:
         "head": n_embd // max(read("attention.head_count"), 1),
         "n_text": read("projection_dim"),
         "patch": read("patch_size"),
+        "pixels": 3 * read("patch_size") ** 2,
         "n_mel": read("num_mel_bins"),
     }

@@ -28,6 +28,7 @@ from tests.gguf.tiny_repositories.repository import (
 )
 from tests.gguf.tiny_repositories.sentencepiece import instruct_pieces, sentence_pieces
 from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, edit_tokenizer
+from tests.gguf.tiny_repositories.towers_gemma import LLAMA4_TOWER
 from tests.gguf.tiny_repositories.towers_mistral import MISTRAL3_TOWER
 from tests.kit.protobuf import bytes_field, piece_field
 from tests.kit.tiny_tokenizers import added_token
@@ -273,6 +274,7 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         part_of="llama4",
         prefix="language_model.model.",
+        towers=(LLAMA4_TOWER,),
     ),
     "llama_v5": Tiny(
         "LlamaForCausalLM",

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.gguf.tiny_repositories.towers import FEED_FORWARD, HEADS, HIDDEN, LAYERS, TinyTower
+from tests.gguf.tiny_repositories.towers import FEED_FORWARD, HEADS, HIDDEN, LAYERS, PATCH, TinyTower
 
 if TYPE_CHECKING:
     from tests.gguf.tiny_repositories.repository import Weights
@@ -119,4 +119,57 @@ GEMMA4_TOWERS = (
         name="audio_config",
         images={},
     ),
+)
+
+
+_SIDE, _SHUFFLED, _BLOCKS = 8, 2, 3
+"""llama.cpp's converter knows `mlp.fc2` only beside at least three layers."""
+
+
+def _llama4_eyes(weights: "Weights") -> None:
+    tower, inside = "vision_model.", HIDDEN * _SHUFFLED * _SHUFFLED
+    weights.add(f"{tower}class_embedding", HIDDEN)
+    weights.add(f"{tower}positional_embedding_vlm", _SIDE * _SIDE + 1, HIDDEN)
+    weights.linear(f"{tower}patch_embedding.linear", HIDDEN, 3 * PATCH * PATCH)
+    for layer in range(_BLOCKS):
+        name = f"{tower}model.layers.{layer}."
+        for part in "qkvo":
+            weights.linear(f"{name}self_attn.{part}_proj", HIDDEN, HIDDEN, bias=True)
+        weights.norms(name, size=HIDDEN, bias=True)
+        weights.linear(f"{name}mlp.fc1", inside, HIDDEN, bias=True)
+        weights.linear(f"{name}mlp.fc2", HIDDEN, inside, bias=True)
+    weights.norms(tower, "layernorm_pre", "layernorm_post", size=HIDDEN, bias=True)
+    weights.linear(f"{tower}vision_adapter.mlp.fc1", _OUTPUT, inside)
+    weights.linear(f"{tower}vision_adapter.mlp.fc2", _OUTPUT, _OUTPUT)
+    weights.linear("multi_modal_projector.linear_1", weights.text, _OUTPUT)
+    for name in ("vision_adapter.mlp.fc1", "vision_adapter.mlp.fc2"):
+        weights.tensors[f"{tower}{name}.weight"] *= np.float32(8)
+
+
+LLAMA4_TOWER = TinyTower(
+    _llama4_eyes,
+    {
+        "model_type": "llama4_vision_model",
+        "attention_dropout": 0.0,
+        "hidden_act": "gelu",
+        "hidden_size": HIDDEN,
+        "image_size": _SIDE * PATCH,
+        "initializer_range": 0.02,
+        "intermediate_size": HIDDEN * _SHUFFLED * _SHUFFLED,
+        "multi_modal_projector_bias": False,
+        "norm_eps": 1e-5,
+        "num_attention_heads": HEADS,
+        "num_channels": 3,
+        "num_hidden_layers": _BLOCKS,
+        "patch_size": PATCH,
+        "pixel_shuffle_ratio": 1 / _SHUFFLED,
+        "projector_dropout": 0.0,
+        "projector_input_dim": _OUTPUT,
+        "projector_output_dim": _OUTPUT,
+        "rope_theta": 10000,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default",
+        "vision_output_dim": _OUTPUT,
+    },
+    {"boi_token_index": 5, "eoi_token_index": 6, "image_token_index": 7},
 )

@@ -1,4 +1,4 @@
-"""Gemma 3 and 4."""
+"""Gemma 3 and 4, and Llama 4."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -60,9 +60,32 @@ def _gemma4_picture(view: View) -> Seen:
     return Seen(tokens, {"pixel_values": patches, "image_position_ids": positions}, masks)
 
 
+def _llama4(view: View) -> Seen:
+    """llama.cpp takes the squares of a picture column by column (models/llama4.cpp), and so they are taken here.
+
+    transformers 5.24 asks its text model for `image_outputs`, which that does not have.
+    """
+    code: Any = import_module("transformers.models.llama4.modeling_llama4")
+    code.pixel_shuffle = _by_columns
+    import_module("transformers.modeling_outputs").MoeCausalLMOutputWithPast.image_outputs = None
+    vision = view.config["vision_config"]
+    side = vision["image_size"] // vision["patch_size"] * vision["pixel_shuffle_ratio"]
+    image = [view.config["image_token_index"]] * int(side * side)
+    return Seen([*view.encode("<|image_start|>"), *image, *view.encode("<|image_end|>")], {"pixel_values": view.pixels})
+
+
+def _by_columns(patches: Any, ratio: float) -> Any:
+    """Squares of patches as vectors; the patches are [1, patches, numbers]."""
+    _, count, size = patches.shape
+    rows, side = math.isqrt(count), round(1 / ratio)
+    squares = patches.reshape(rows // side, side, rows // side, side, size).permute(2, 0, 1, 3, 4)
+    return squares.reshape(1, count // side**2, side * side * size)
+
+
 SEEN: Mapping[str, Callable[[View], Seen]] = {
     "Gemma3ForConditionalGeneration": _gemma3,
     "Gemma4ForConditionalGeneration": _gemma4,
+    "Llama4ForConditionalGeneration": _llama4,
 }
 SIZES: Mapping[str, int] = {"Gemma4ForConditionalGeneration": 7 * 3 * 16}
 """The side of a picture by architecture, where config.json has none. llama.cpp enlarges one of fewer than 40 tokens."""
