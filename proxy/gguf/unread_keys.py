@@ -44,8 +44,8 @@ def check_unread_keys(family: Family, config: ModelConfig, original: Mapping[str
     that changes, or may change, what the model calculates.
     """
     architecture = shown((original.get("architectures") or [None])[0])
-    section = family.text_part.section if family.text_part else None
-    text = original[section] if section else family.renamed(original)
+    section = family.text_part.settings(original) if family.text_part else None
+    text = family.renamed(original) if section is None else section
     accounted = config.read_keys | family.accepted_values.keys() | family.harmless_keys
     unknown = {key: value for key, value in text.items() if key not in accounted and not is_harmless(key)}
     read_by_transformers = {key: unknown.pop(key) for key in _READ_FOR_ALL & unknown.keys()}

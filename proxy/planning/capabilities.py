@@ -103,6 +103,9 @@ RUNS_SINCE: Mapping[str, Version] = {
     "qwen35": Version(0, 17, 5),
     "qwen35moe": Version(0, 17, 5),
     "qwen3moe": Version(0, 6, 6),
+    # Ollama's own engine reads other keys for the axes of RoPE.
+    "qwen3vl": LLAMA_SERVER,
+    "qwen3vlmoe": LLAMA_SERVER,
     "qwen3next": Version(0, 17, 5),
     "rwkv6": Version(0, 5, 13),  # older versions expect five tensors where the file has one
     "rwkv7": Version(0, 6, 6),

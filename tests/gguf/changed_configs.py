@@ -34,7 +34,8 @@ def architecture_of(name: str) -> str:
 
 
 def text_of(config: dict[str, Any], architecture: str) -> dict[str, Any]:
-    text: dict[str, Any] = config["text_config"] if FAMILIES[architecture].text_part else config
+    """The text model's settings; older files of Qwen2-VL have them at the outer level."""
+    text: dict[str, Any] = config.get("text_config", config) if FAMILIES[architecture].text_part else config
     return text
 
 

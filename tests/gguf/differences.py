@@ -28,6 +28,7 @@ _HUNYUAN_BOS = "llama.cpp's converter always writes the number that the publishe
 _GLM_ENDS = "llama.cpp's converter writes it where GLM-4 has a tokenizer.json"
 _THOUGHTS = "llama.cpp's converter makes <think> special, which hides it in an answer; tokenizer_config.json does not"
 _THINK = {"tokenizer.ggml.token_type": ("<think> and </think> are user-defined", _THOUGHTS)}
+_UNROTATED = "with the converter's, llama.cpp does not rotate the last pairs of a head, which transformers rotates"
 ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "qwen3moe": {"qwen3moe.norm_top_k_prob": _EXPERTS},
     "qwen3moe_v5": {"qwen3moe.norm_top_k_prob": _EXPERTS},
@@ -137,6 +138,8 @@ OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
         "tokenizer.ggml.tokens": (None, _PADDING),
     },
     "plamo3": {"tokenizer.ggml.add_bos_token": (False, _PLAMO_BOS)},
+    "qwen3vl": {"qwen3vl.rope.dimension_sections": ([11, 11, 10, 0], _UNROTATED)},
+    "qwen3vlmoe": {"qwen3vlmoe.rope.dimension_sections": ([11, 11, 10, 0], _UNROTATED)},
     "rwkv6": {"tokenizer.ggml.tokens": (FIRST, _FIRST_TOKEN)},
     "rwkv7": {"tokenizer.ggml.tokens": (FIRST, _FIRST_TOKEN)},
 }

@@ -27,7 +27,10 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     },
 }
 """Repository → key that only the proxy writes → reason."""
-OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {}
+_EPSILON = "llama.cpp's converter takes that of the text model; transformers always takes this one"
+OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
+    name: {"clip.vision.attention.layer_norm_epsilon": (1e-6, _EPSILON)} for name in ("qwen3_5_eyes", "qwen3_5moe_eyes")
+}
 """Repository → key → the proxy's value, which differs from that of llama.cpp's converter, and the reason."""
 OTHER_NAMES: Mapping[str, tuple[str, str, str]] = {
     "llama4_eyes": (

@@ -114,7 +114,10 @@ WITHOUT_EFFECT: Mapping[str, frozenset[str]] = {
     "GraniteMoeHybridForCausalLM": frozenset({"layers_block_type"}),
     # Keys that make a window only together, in few layers, or within a small context.
     **dict.fromkeys(
-        ("Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
+        (
+            *("Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
+            *("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
+        ),
         frozenset({"use_sliding_window"}),
     ),
     # Factors change only the weights.

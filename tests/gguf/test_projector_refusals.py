@@ -12,6 +12,7 @@ from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan
 from tests.kit.tiny_families import Files, pack_safetensors, unpack_safetensors
 
+_QWEN_VL = ("qwen2vl", "qwen2_5_vl", "qwen3vl", "qwen3_5_eyes")
 _MISTRAL = {"language_model.model.": "model.language_model.", "language_model.lm_head.": "lm_head."}
 
 
@@ -78,6 +79,20 @@ def test_setting_beside_the_towers_is_refused(name: str, outer: Mapping[str, Any
         ("gemma4_inputs", {"use_clipped_linears": False}, "input_max"),
         ("lfm2_vl", {"hidden_act": "gelu"}, "hidden_act"),
         ("lfm2_vl", {"patch_size": 14}, "patch_size = 14"),
+        *((name, {"spatial_merge_size": 3}, "spatial_merge_size = 3") for name in _QWEN_VL),
+        *((name, {"temporal_patch_size": 1}, "temporal_patch_size = 1") for name in _QWEN_VL),
+        *((name, {"hidden_act": "gelu"}, "hidden_act = 'gelu'") for name in _QWEN_VL),
+        *((name, {"rope_parameters": {"rope_theta": 5000.0}}, "rope_theta = 5000.0") for name in _QWEN_VL),
+        ("qwen2vl", {"mlp_ratio": 3}, "mlp_ratio = 3"),
+        ("qwen2vl", {"in_chans": 1}, "in_channels = 1"),
+        ("qwen2_5_vl", {"window_size": 56}, "window_size = 56"),
+        ("qwen2_5_vl", {"fullatt_block_indexes": [0, 3]}, "fullatt_block_indexes"),
+        ("qwen2_5_vl", {"fullatt_block_indexes": [1]}, "fullatt_block_indexes"),
+        ("qwen3vl", {"num_position_embeddings": 65}, "num_position_embeddings = 65"),
+        ("qwen3vl", {"deepstack_visual_indexes": [2, 1]}, "deepstack_visual_indexes"),
+        ("qwen3vl", {"deepstack_visual_indexes": [1, 4]}, "deepstack_visual_indexes"),
+        ("qwen3vl", {"deepstack_visual_indexes": [1]}, "only 1 of them"),
+        ("qwen3_5_eyes", {"deepstack_visual_indexes": [1]}, "deepstack_visual_indexes"),
     ],
 )
 def test_setting_of_a_tower_is_refused(name: str, vision: Mapping[str, Any], named: str) -> None:
@@ -170,6 +185,8 @@ def test_setting_of_the_preprocessor_is_refused(name: str, images: Mapping[str, 
         ("lfm2_vl", {"model.vision_tower.vision_model.": "model.vision_tower."}),
         ("qwen2_audio", {**_MISTRAL, "": "model."}),
         ("voxtral", {**_MISTRAL, "": "model."}),
+        ("qwen2vl", {"visual.": "model.visual.", "model.": "model.language_model."}),
+        ("qwen2_5_vl", {"visual.": "model.visual.", "model.": "model.language_model."}),
     ],
 )
 def test_names_of_another_transformers_give_the_same_files(name: str, starts: Mapping[str, str]) -> None:
@@ -220,3 +237,35 @@ def test_user_hears_what_llama_cpp_computes_otherwise(
 ) -> None:
     assert named in " ".join(projection(_changed(name, outer, {}, images)).warnings)
     assert named not in " ".join(projection(TOWERED["mistral3_eyes"].files()).warnings)
+
+
+@pytest.mark.parametrize("name", ["qwen2vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("outer", [False, True])
+def test_settings_of_the_text_may_stand_in_text_config(name: str, outer: bool) -> None:
+    """Transformers 5.24 writes them there, and reads `tie_word_embeddings` from both levels."""
+    files = TOWERED[name].files()
+    flat = json.loads(files["config.json"])
+    kept = {key: flat.pop(key) for key in ("architectures", "vision_config", "model_type")}
+    tied = {"tie_word_embeddings": flat["tie_word_embeddings"]} if outer else {}
+    nested = {**files, "config.json": dump({**kept, **tied, "text_config": {**flat, "model_type": f"{name}_text"}})}
+    assert plan(nested).header == plan(files).header
+    assert plan(nested).warnings == plan(files).warnings == ()
+    assert projection(nested).header == projection(files).header
+
+
+def test_deepstack_needs_a_layer_more_than_it_has() -> None:
+    """llama.cpp adds to a layer's result for all tokens, and the last layer computes only those that are asked for."""
+    files = TOWERED["qwen3vl"].files()
+    config = json.loads(files["config.json"])
+    config["vision_config"]["deepstack_visual_indexes"] = [0, 1, 2]
+    with pytest.raises(CannotConvert, match="3 deepstack_visual_indexes for 3 layers"):
+        plan({**files, "config.json": dump(config)})
+
+
+@pytest.mark.parametrize("sections", [[16, 24, 24], [8, 12], [0, 0, 0], [8, 12, 12.0]])
+def test_axes_that_do_not_fill_a_head_are_refused(sections: list[float]) -> None:
+    files = TOWERED["qwen2vl"].files()
+    config = json.loads(files["config.json"])
+    config["rope_scaling"]["mrope_section"] = sections
+    with pytest.raises(CannotConvert, match="mrope_section"):
+        plan({**files, "config.json": dump(config)})

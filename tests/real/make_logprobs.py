@@ -186,8 +186,14 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     },
 }
 """Parts of the tensors' names, and what stands for them in the class of READ_AS."""
-NOT_AUTOMATIC: Mapping[str, str] = {"mistral4": "Mistral4ForCausalLM"}
-"""Model type → its class, where AutoModelForCausalLM knows none."""
+NOT_AUTOMATIC: Mapping[str, str] = {
+    "mistral4": "Mistral4ForCausalLM",
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "Qwen3VLForConditionalGeneration",
+    "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
+}
+"""Model type → its class, where AutoModelForCausalLM knows none: of the text, or of the whole model."""
 OTHER_PACKAGES = {kind: module.load for module in (plamo_oracle, rwkv_oracle) for kind in module.MODEL_TYPES}
 """Model type → how another package than transformers loads a repository."""
 LOGITS: Mapping[str, Callable[[Path], Callable[[list[int]], Any]]] = dict.fromkeys(
@@ -252,12 +258,14 @@ class Oracle:
 
 
 def text_alone(name: str) -> Mapping[str, bytes]:
-    """The repository in the form of a text-only model. transformers ignores the vision tensors."""
+    """The repository in the form of a text-only model, if transformers has a class for its text. transformers ignores
+    the vision tensors.
+    """
     tiny = REPOSITORIES[name]
     files = tiny.files()
     if name in UNPACKED:
         files = as_plain(files)
-    if tiny.part_of is None:
+    if tiny.part_of is None or tiny.part_of in NOT_AUTOMATIC:
         config = {**json.loads(files["config.json"]), **READ_AS.get(name, {})}
         groups = config.get("num_key_value_heads", HEADS)
         divided_files = {

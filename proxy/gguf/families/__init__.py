@@ -76,6 +76,7 @@ from proxy.gguf.families.plamo import PLAMO, PLAMO2, PLAMO3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_AUDIO, QWEN2_MOE, QWEN3, QWEN3_MOE
 from proxy.gguf.families.qwen1 import QWEN1
 from proxy.gguf.families.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_5_MOE_MULTIMODAL, QWEN3_5_MULTIMODAL, QWEN3_NEXT
+from proxy.gguf.families.qwen_vl import QWEN2_VL, QWEN3_VL, QWEN3_VL_MOE
 from proxy.gguf.families.rwkv6 import RWKV6
 from proxy.gguf.families.rwkv7 import RWKV7
 from proxy.gguf.families.seed_oss import SEED_OSS
@@ -205,8 +206,10 @@ FAMILIES: Mapping[str, Family] = {
     "PlamoForCausalLM": PLAMO,
     "Qwen2AudioForConditionalGeneration": QWEN2_AUDIO,
     "Qwen2ForCausalLM": QWEN2,
+    "Qwen2_5_VLForConditionalGeneration": QWEN2_VL,
     "Qwen2Model": QWEN2,
     "Qwen2MoeForCausalLM": QWEN2_MOE,
+    "Qwen2VLForConditionalGeneration": QWEN2_VL,
     "Qwen3_5ForCausalLM": QWEN3_5,
     "Qwen3_5ForConditionalGeneration": QWEN3_5_MULTIMODAL,
     "Qwen3_5MoeForCausalLM": QWEN3_5_MOE,
@@ -215,6 +218,8 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3Model": QWEN3,
     "Qwen3MoeForCausalLM": QWEN3_MOE,
     "Qwen3NextForCausalLM": QWEN3_NEXT,
+    "Qwen3VLForConditionalGeneration": QWEN3_VL,
+    "Qwen3VLMoeForConditionalGeneration": QWEN3_VL_MOE,
     "QWenLMHeadModel": QWEN1,
     "RobertaModel": ROBERTA,
     "RWForCausalLM": REFINED_WEB,

@@ -128,11 +128,10 @@ class Family:
         if self.text_part is None or self.text_part.section is None:
             self._check_aliases(fields)
             return ModelConfig({**self.defaults, **self.renamed(fields)})
-        text = fields.get(self.text_part.section)
-        if not isinstance(text, dict):
+        text = self.text_part.settings(fields)
+        if text is None:
             raise CannotConvert(f"config.json has no {self.text_part.section}")
-        # transformers 5 reads this key from the outer level, even if text_config has it too.
-        tied = {key: value for key, value in {**self.defaults, **fields}.items() if key == "tie_word_embeddings"}
+        tied = self.text_part.ties({**self.defaults, **fields}, text)
         return ModelConfig({**self.defaults, **self.text_defaults(text), **fields, **text, **tied})
 
     def renamed(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:

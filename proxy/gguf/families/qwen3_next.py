@@ -17,13 +17,13 @@ from proxy.gguf.families.common_tensors import (
 )
 from proxy.gguf.families.draft_layer import QWEN_DRAFT
 from proxy.gguf.families.family import Family
+from proxy.gguf.families.mrope import interleaved_sections
 from proxy.gguf.families.qwen import EXPERTS_IN_EVERY_LAYER, GATED_SHARED_EXPERT, MOE_SIZES
 from proxy.gguf.families.rules import AddOne, Copy, Reordered, Reshaped, Rule, Size, Ungrouped
 from proxy.gguf.families.text_part import TEXT_OF_MULTIMODAL, TextPart
-from proxy.gguf.header import Field, ValueType
+from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, partial_head_dimensions
 from proxy.gguf.model_config import CannotConvert, ModelConfig
-from proxy.gguf.tensors import shown
 
 _FIXED_YARN: Mapping[str, tuple[object, ...]] = {
     "attention_factor": (None,),
@@ -38,7 +38,7 @@ _FIXED_YARN: Mapping[str, tuple[object, ...]] = {
 _NET = LAYER + "linear_attn."
 
 _FULL = "full_attention"
-_AXES, _SECTIONS = 3, (11, 11, 10)
+_SECTIONS = interleaved_sections((11, 11, 10))
 
 
 _KEY_HEADS, _VALUE_HEADS = size_from("linear_num_key_heads"), size_from("linear_num_value_heads")
@@ -129,18 +129,6 @@ def _full_attention(config: ModelConfig) -> Pairs:
     yield "full_attention_interval", Field.uint32(interval)
 
 
-def _rope_sections(config: ModelConfig) -> Pairs:
-    """Assigns all rotated numbers to axes: llama.cpp skips the others. In a text all axes have the same position."""
-    sections = config.rope.get("mrope_section", list(_SECTIONS))
-    is_known = isinstance(sections, list) and len(sections) == _AXES and all(type(size) is int for size in sections)
-    rotated = sum(sections) if is_known else 0
-    if not 0 < rotated <= config.head_size:
-        raise CannotConvert(f"config.json has mrope_section = {shown(sections)}, unknown for this architecture")
-    if any(number >= _AXES * sections[number % _AXES] for number in range(rotated)):
-        sections = [len(range(axis, rotated, _AXES)) for axis in range(_AXES)]
-    yield "rope.dimension_sections", Field.array(ValueType.INT32, [*sections, 0])
-
-
 _SHAPES: Mapping[str, str] = {
     "attn_q": "n_embd 2n_q",
     "attn_qkv": "n_embd d_mixed",
@@ -221,7 +209,7 @@ QWEN3_5 = replace(
     QWEN3_NEXT,
     architecture="qwen35",
     tensors={**_TENSORS, **_3_5_TENSORS, **MLP},
-    hyperparameters=(*_KEYS, _rope_sections),
+    hyperparameters=(*_KEYS, _SECTIONS),
     defaults={
         **_DEFAULTS,
         "vocab_size": 248320,
@@ -243,7 +231,7 @@ QWEN3_5_MOE = replace(
     architecture="qwen35moe",
     tensors={**_TENSORS, **_3_5_TENSORS, **_EXPERTS},
     # Ollama takes a file with feed_forward_length, which nothing reads here, as one of its own converter.
-    hyperparameters=(*(write for write in _KEYS if write is not FEED_FORWARD), _rope_sections, *MOE_SIZES),
+    hyperparameters=(*(write for write in _KEYS if write is not FEED_FORWARD), _SECTIONS, *MOE_SIZES),
     defaults={
         **_MOE_DEFAULTS,
         "vocab_size": 248320,

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+_TOWERS = ("vision_config",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +19,26 @@ class TextPart:
     """What the text part alone cannot do; it completes "this model cannot …"."""
     section: str | None = "text_config"
     """The object in config.json that has its settings; None if they stand beside the towers' objects."""
+    may_lack_section: bool = False
+    """Without this object, as in older files, the settings stand beside the towers' objects. In newer files
+    `tie_word_embeddings` may stand on either level (Qwen2VLConfig of transformers 5.24)."""
 
     @property
     def abilities(self) -> tuple[str, ...]:
         return tuple(self.lost_ability.split(" or "))
+
+    def settings(self, fields: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The settings of the text model in config.json; None if it has none."""
+        text = fields.get(self.section) if self.section else None
+        if text is None and self.may_lack_section:
+            return {key: value for key, value in fields.items() if key not in _TOWERS}
+        return text if isinstance(text, dict) else None
+
+    def ties(self, fields: Mapping[str, Any], text: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`tie_word_embeddings`, if it is set. transformers 5 reads it from the outer level, even if `text` has it."""
+        levels = (fields, text) if self.may_lack_section else (fields,)
+        found = [level["tie_word_embeddings"] for level in levels if "tie_word_embeddings" in level]
+        return {"tie_word_embeddings": True if True in found else found[0]} if found else {}
 
 
 TEXT_OF_MULTIMODAL: Mapping[str, str] = {"model.language_model.": "model."}

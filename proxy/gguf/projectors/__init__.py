@@ -8,6 +8,7 @@ from proxy.gguf.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from proxy.gguf.projectors.lfm2 import LFM2
 from proxy.gguf.projectors.llama4 import LLAMA4
 from proxy.gguf.projectors.pixtral import MISTRAL3
+from proxy.gguf.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_5, QWEN3_VL
 from proxy.gguf.projectors.tower import Tower
 from proxy.gguf.projectors.whisper import QWEN2_AUDIO, VOXTRAL
 
@@ -17,7 +18,13 @@ TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "InternVLChatModel": (INTERNVL_CHAT,),
     "InternVLForConditionalGeneration": (INTERNVL,),
     "Llama4ForConditionalGeneration": (LLAMA4,),
+    "Qwen2_5_VLForConditionalGeneration": (QWEN2_5_VL,),
     "Qwen2AudioForConditionalGeneration": (QWEN2_AUDIO,),
+    "Qwen2VLForConditionalGeneration": (QWEN2_VL,),
+    "Qwen3_5ForConditionalGeneration": (QWEN3_5,),
+    "Qwen3_5MoeForConditionalGeneration": (QWEN3_5,),
+    "Qwen3VLForConditionalGeneration": (QWEN3_VL,),
+    "Qwen3VLMoeForConditionalGeneration": (QWEN3_VL,),
     "Mistral3ForConditionalGeneration": (MISTRAL3,),
     "Lfm2VlForConditionalGeneration": (LFM2,),
     "VoxtralForConditionalGeneration": (VOXTRAL,),

@@ -31,7 +31,7 @@ _SHAPES: Mapping[str, str] = {
     **dict.fromkeys(("post_ln.weight", "post_ln.bias"), "n_embd"),
 }
 """Beginning with the length of a row; names without `v.` or `a.` and the number of the layer."""
-_TOWER_OF = re.compile(r"([va])\.(?:(blk)\.\d+\.)?(.+)")
+_TOWER_OF = re.compile(r"([va])\.(?:(blk|deepstack)\.\d+\.)?(.+)")
 
 
 def check_shapes(metadata: Mapping[str, Field], tensors: Iterable[TensorInfo], shapes: Mapping[str, str]) -> None:
@@ -63,11 +63,13 @@ def _sizes(metadata: Mapping[str, Field], section: str) -> dict[str, int]:
         "n_embd": n_embd,
         "3n_embd": 3 * n_embd,
         "merged": merged * merged * n_embd,
+        "4n_embd": 4 * n_embd,
         "n_ff": read("feed_forward_length"),
         "2n_embd": 2 * n_embd,
         "head": n_embd // max(read("attention.head_count"), 1),
         "n_text": read("projection_dim"),
         "patch": read("patch_size"),
         "pixels": 3 * read("patch_size") ** 2,
+        "n_pos": (read("image_size") // read("patch_size")) ** 2 if read("patch_size") else 0,
         "n_mel": read("num_mel_bins"),
     }

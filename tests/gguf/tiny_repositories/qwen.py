@@ -17,6 +17,7 @@ from tests.gguf.tiny_repositories.repository import (
     qwen2_weights,
 )
 from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, edit_tokenizer
+from tests.gguf.tiny_repositories.towers_qwen import qwen3_tower
 from tests.kit.tiny_tokenizers import added_token
 
 
@@ -164,6 +165,10 @@ def _qwen35() -> Tokenizer:
     return byte_pairs("qwen35", merge_lists=True)
 
 
+_WITHOUT_OWN_TOKENS = {f"{kind}_token_id": _qwen35().specials["eos"] for kind in ("image", "video")}
+"""A token that no text has stands for a picture."""
+
+
 SAMPLING = {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "do_sample": True}
 
 
@@ -275,6 +280,7 @@ REPOSITORIES: dict[str, Tiny] = {
         drop=("rope_theta", "partial_rotary_factor"),
         part_of="qwen3_5",
         prefix="model.language_model.",
+        towers=(qwen3_tower("qwen3_5", _WITHOUT_OWN_TOKENS, deepstack=False),),
     ),
     "qwen3_5moe": Tiny(
         "Qwen3_5MoeForCausalLM",
@@ -293,5 +299,6 @@ REPOSITORIES: dict[str, Tiny] = {
         drop=("rope_theta", "partial_rotary_factor", "intermediate_size"),
         part_of="qwen3_5_moe",
         prefix="model.language_model.",
+        towers=(qwen3_tower("qwen3_5_moe", _WITHOUT_OWN_TOKENS, deepstack=False),),
     ),
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from tests.real.seeing import audio, gemma, intern, mistral
+from tests.real.seeing import audio, gemma, intern, mistral, qwen
 from tests.real.seeing.view import Seen, View
 
 SEEN: Mapping[str, Callable[[View], Seen]] = {
@@ -10,11 +10,13 @@ SEEN: Mapping[str, Callable[[View], Seen]] = {
     **gemma.SEEN,
     **intern.SEEN,
     **mistral.SEEN,
+    **qwen.SEEN,
 }
 """By architecture."""
 SIZES: Mapping[str, int] = {
     **gemma.SIZES,
     **intern.SIZES,
+    **qwen.SIZES,
 }
 """Architecture whose encoder has no size of its own → pixels on each side of a picture that is not resized."""
 IN_TRANSFORMERS: Mapping[str, Callable[[Mapping[str, bytes]], Mapping[str, bytes]]] = intern.IN_TRANSFORMERS
