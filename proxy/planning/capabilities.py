@@ -95,6 +95,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "nemotron_h_moe": LLAMA_SERVER,
     "neo-bert": Version(0, 11, 5),
     "nomic-bert-moe": Version(0, 6, 8),
+    "paddleocr": LLAMA_SERVER,
     "pangu-embedded": Version(0, 13, 2),
     "plamo": Version(0, 7, 0),  # older versions rotate other pairs of numbers
     "plamo2": Version(0, 11, 5),

@@ -78,6 +78,10 @@ def test_setting_beside_the_towers_is_refused(name: str, outer: Mapping[str, Any
         ("gemma4_inputs", {"standardize": False}, "v.std_bias"),
         ("gemma4_inputs", {"use_clipped_linears": False}, "input_max"),
         ("lfm2_vl", {"hidden_act": "gelu"}, "hidden_act"),
+        ("paddleocr_vl", {"hidden_act": "gelu"}, "hidden_act"),
+        ("paddleocr_vl", {"layer_norm_eps": 1e-5}, "layer_norm_eps"),
+        ("paddleocr_vl", {"spatial_merge_size": 4}, "spatial_merge_size = 4"),
+        ("paddleocr_vl", {"rope_parameters": {"rope_theta": 5000.0}}, "rope_parameters"),
         ("lfm2_vl", {"patch_size": 14}, "patch_size = 14"),
         *((name, {"spatial_merge_size": 3}, "spatial_merge_size = 3") for name in _QWEN_VL),
         *((name, {"temporal_patch_size": 1}, "temporal_patch_size = 1") for name in _QWEN_VL),
@@ -170,6 +174,7 @@ def test_model_without_ears_has_only_eyes() -> None:
         ("lfm2_vl", {"do_image_splitting": False}, "do_image_splitting = False"),
         ("lfm2_vl", {"max_image_tokens": 512}, "max_image_tokens = 512"),
         ("lfm2_vl", {"image_mean": [0.5]}, "image_mean"),
+        ("paddleocr_vl", {"max_pixels": None}, "max_pixels"),
     ],
 )
 def test_setting_of_the_preprocessor_is_refused(name: str, images: Mapping[str, Any], named: str) -> None:
@@ -187,20 +192,24 @@ def test_setting_of_the_preprocessor_is_refused(name: str, images: Mapping[str, 
         ("voxtral", {**_MISTRAL, "": "model."}),
         ("qwen2vl", {"visual.": "model.visual.", "model.": "model.language_model."}),
         ("qwen2_5_vl", {"visual.": "model.visual.", "model.": "model.language_model."}),
+        (
+            "paddleocr_vl",
+            {"visual.": "model.visual.", "mlp_AR.": "model.projector.", "model.": "model.language_model."},
+        ),
     ],
 )
 def test_names_of_another_transformers_give_the_same_files(name: str, starts: Mapping[str, str]) -> None:
-    """Those of the published repositories, where transformers 5.24 writes others."""
+    """Those of the published repositories, and those of transformers 5.24 where it has others."""
     files = TOWERED[name].files()
     tensors = unpack_safetensors(files["model.safetensors"])
-    older = {_older(tensor, starts): content for tensor, content in tensors.items()}
-    assert older.keys() != tensors.keys()
-    renamed = {**files, "model.safetensors": pack_safetensors(older)}
+    others = {_other(tensor, starts): content for tensor, content in tensors.items()}
+    assert others.keys() != tensors.keys()
+    renamed = {**files, "model.safetensors": pack_safetensors(others)}
     assert projection(renamed).header == projection(files).header
     assert plan(renamed).header == plan(files).header
 
 
-def _older(name: str, starts: Mapping[str, str]) -> str:
+def _other(name: str, starts: Mapping[str, str]) -> str:
     if "lm_head." in starts:
         name = name.replace("model.language_model.", "model.language_model.model.")
     for start, replacement in starts.items():
@@ -269,3 +278,12 @@ def test_axes_that_do_not_fill_a_head_are_refused(sections: list[float]) -> None
     config["rope_scaling"]["mrope_section"] = sections
     with pytest.raises(CannotConvert, match="mrope_section"):
         plan({**files, "config.json": dump(config)})
+
+
+def test_settings_of_a_text_at_the_outer_level_give_the_same_file() -> None:
+    """As in the published PaddleOCR-VL, where transformers 5.24 writes `text_config`."""
+    files = TOWERED["paddleocr_vl"].files()
+    config = json.loads(files["config.json"])
+    flat = {**files, "config.json": dump({**config.pop("text_config"), **config})}
+    assert plan(flat).header == plan(files).header
+    assert projection(flat).header == projection(files).header

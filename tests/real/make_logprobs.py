@@ -45,6 +45,7 @@ WITHOUT_LOGPROBS: Mapping[str, str] = {
         ),
         REMOTE_CODE,
     ),
+    "paddleocr_vl": "transformers has no class for its text alone; it is compared with a picture",
     "mamba2_codestral": "transformers does not read the names of its tensors",
     "baichuan_13b": f"{REMOTE_CODE}, and no class has ALiBi in a model that is otherwise like Llama",
 }

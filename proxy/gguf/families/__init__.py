@@ -70,6 +70,7 @@ from proxy.gguf.families.neo_bert import NEO_BERT
 from proxy.gguf.families.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
 from proxy.gguf.families.olmo import OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.orion import ORION
+from proxy.gguf.families.paddleocr import PADDLEOCR
 from proxy.gguf.families.pangu import PANGU_EMBEDDED
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.plamo import PLAMO, PLAMO2, PLAMO3
@@ -196,6 +197,7 @@ FAMILIES: Mapping[str, Family] = {
     "OlmoeForCausalLM": OLMOE,
     "OlmoForCausalLM": OLMO,
     "OrionForCausalLM": ORION,
+    "PaddleOCRVLForConditionalGeneration": PADDLEOCR,
     "PanguEmbeddedForCausalLM": PANGU_EMBEDDED,
     "Phi3ForCausalLM": PHI3,
     "PhiForCausalLM": PHI2,

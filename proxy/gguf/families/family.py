@@ -125,14 +125,15 @@ class Family:
 
     def config(self, fields: Mapping[str, Any]) -> ModelConfig:
         """config.json with the family's defaults. Raises CannotConvert if a multimodal one has no text part."""
-        if self.text_part is None or self.text_part.section is None:
+        if self.text_part is None:
             self._check_aliases(fields)
             return ModelConfig({**self.defaults, **self.renamed(fields)})
         text = self.text_part.settings(fields)
         if text is None:
             raise CannotConvert(f"config.json has no {self.text_part.section}")
-        tied = self.text_part.ties({**self.defaults, **fields}, text)
-        return ModelConfig({**self.defaults, **self.text_defaults(text), **fields, **text, **tied})
+        defaults = {**self.defaults, **self.text_defaults(text)}
+        ties = self.text_part.ties({**defaults, **fields}, text)
+        return ModelConfig({**defaults, **fields, **text, **ties})
 
     def renamed(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """config.json with the names that `key_aliases` leads to."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_TOWERS = ("vision_config",)
+_TOWERS = ("text_config", "vision_config")
 
 
 @dataclass(frozen=True, slots=True)

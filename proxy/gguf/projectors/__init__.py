@@ -7,6 +7,7 @@ from proxy.gguf.projectors.gemma4 import GEMMA4_AUDIO, GEMMA4_VISION
 from proxy.gguf.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from proxy.gguf.projectors.lfm2 import LFM2
 from proxy.gguf.projectors.llama4 import LLAMA4
+from proxy.gguf.projectors.paddleocr import PADDLEOCR
 from proxy.gguf.projectors.pixtral import MISTRAL3
 from proxy.gguf.projectors.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_5, QWEN3_VL
 from proxy.gguf.projectors.tower import Tower
@@ -28,5 +29,6 @@ TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "Mistral3ForConditionalGeneration": (MISTRAL3,),
     "Lfm2VlForConditionalGeneration": (LFM2,),
     "VoxtralForConditionalGeneration": (VOXTRAL,),
+    "PaddleOCRVLForConditionalGeneration": (PADDLEOCR,),
 }
 """By the first of `architectures` in config.json."""

@@ -24,6 +24,7 @@ from tests.gguf.tiny_repositories import (
     rarer,
     recent,
     recurrent,
+    sighted_intern,
     state_spaces,
     tiktoken,
 )
@@ -49,6 +50,7 @@ REPOSITORIES: dict[str, Tiny] = {
     **rarer.REPOSITORIES,
     **recent.REPOSITORIES,
     **recurrent.REPOSITORIES,
+    **sighted_intern.REPOSITORIES,
     **state_spaces.REPOSITORIES,
     **tiktoken.REPOSITORIES,
 }

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _INTERNVL_LAYERS = 4
 """llama.cpp's converter does not find the matrix number 3 of the connector with fewer."""
-_LFM2_LAYERS = 3
+_THREE_LAYERS = 3
 """The same for the connector's matrix number 2."""
 _SIDE = 8
 """Patches on each side of a picture."""
@@ -156,7 +156,7 @@ def _siglip2(weights: "Weights", prefix: str, side: int, patch: int, layers: int
 
 def _lfm2(weights: "Weights") -> None:
     encoder = "model.vision_tower.vision_model."
-    _siglip2(weights, encoder, _LARGE_SIDE, _LARGE_PATCH, _LFM2_LAYERS)
+    _siglip2(weights, encoder, _LARGE_SIDE, _LARGE_PATCH, _THREE_LAYERS)
     weights.norm(f"{encoder}post_layernorm", HIDDEN, bias=True)
     connector = "model.multi_modal_projector."
     weights.norm(f"{connector}layer_norm", 4 * HIDDEN, bias=True)
@@ -180,7 +180,7 @@ _SIGLIP2 = {
 def lfm2_tower(image_token: int) -> TinyTower:
     return TinyTower(
         _lfm2,
-        {**_SIGLIP2, "num_hidden_layers": _LFM2_LAYERS, "num_patches": _LARGE_SIDE**2, "vision_use_head": False},
+        {**_SIGLIP2, "num_hidden_layers": _THREE_LAYERS, "num_patches": _LARGE_SIDE**2, "vision_use_head": False},
         {
             "downsample_factor": 2,
             "image_token_id": image_token,
@@ -202,5 +202,45 @@ def lfm2_tower(image_token: int) -> TinyTower:
             "min_tiles": 2,
             "tile_size": 512,
             "use_thumbnail": True,
+        },
+    )
+
+
+def _paddleocr(weights: "Weights") -> None:
+    encoder = "visual.vision_model."
+    weights.add(f"{encoder}embeddings.patch_embedding.weight", HIDDEN, 3, PATCH, PATCH)
+    weights.add(f"{encoder}embeddings.patch_embedding.bias", HIDDEN)
+    weights.add(f"{encoder}embeddings.position_embedding.weight", _SIDE**2, HIDDEN)
+    clip_layers(weights, encoder, layers=_THREE_LAYERS)
+    weights.norm(f"{encoder}post_layernorm", HIDDEN, bias=True)
+    weights.norm("mlp_AR.pre_norm", HIDDEN, bias=True)
+    weights.linear("mlp_AR.linear_1", 4 * HIDDEN, 4 * HIDDEN, bias=True)
+    weights.linear("mlp_AR.linear_2", weights.text, 4 * HIDDEN, bias=True)
+
+
+def paddleocr_tower(image_token: int, start: int, end: int) -> TinyTower:
+    vision = {key: value for key, value in _SIGLIP2.items() if key not in ("model_type", "patch_size")}
+    return TinyTower(
+        _paddleocr,
+        {
+            **vision,
+            "architectures": ["PaddleOCRVisionModel"],
+            "model_type": "paddleocr_vl",
+            "num_hidden_layers": _THREE_LAYERS,
+            "image_size": _SIDE * PATCH,
+            "patch_size": PATCH,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "tokens_per_second": 2,
+        },
+        {"image_token_id": image_token, "vision_start_token_id": start, "vision_end_token_id": end},
+        images={
+            "image_mean": HALF,
+            "image_std": HALF,
+            "merge_size": 2,
+            "min_pixels": 4 * (2 * PATCH) ** 2,
+            "max_pixels": (_SIDE * PATCH) ** 2,
+            "patch_size": PATCH,
+            "temporal_patch_size": 1,
         },
     )

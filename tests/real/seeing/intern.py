@@ -107,9 +107,26 @@ def _lfm2(view: View) -> Seen:
     return Seen(tokens, inputs)
 
 
+def _paddleocr(view: View) -> Seen:
+    torch, image = import_module("torch"), view.config["image_token_id"]
+    vision = view.config["vision_config"]
+    patch, merge = vision["patch_size"], vision["spatial_merge_size"]
+    rows, side = _rows(view)
+    pixels = rows.reshape(side**2, patch, patch, 3).permute(0, 3, 1, 2)
+    count = (side // merge) ** 2
+    tokens = [*view.encode("<|IMAGE_START|>"), *[image] * count, *view.encode("<|IMAGE_END|>")]
+
+    def token_types(tokens: list[int]) -> Mapping[str, Any]:
+        return {"mm_token_type_ids": torch.tensor([[int(token == image) for token in tokens]])}
+
+    inputs = {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, side, side]])}
+    return Seen(tokens, inputs, token_types)
+
+
 SEEN: Mapping[str, Callable[[View], Seen]] = {
     "InternVLForConditionalGeneration": _internvl,
     "Lfm2VlForConditionalGeneration": _lfm2,
+    "PaddleOCRVLForConditionalGeneration": _paddleocr,
 }
 IN_TRANSFORMERS: Mapping[str, Callable[[Mapping[str, bytes]], Mapping[str, bytes]]] = {
     "InternVLChatModel": internvl_of_chat
