@@ -130,9 +130,11 @@ def encoded(medium: Medium) -> bytes:
 
 
 def picture_size(config: Mapping[str, Any]) -> int:
+    """The height and width of a picture that needs no resizing, in pixels."""
     architecture = config["architectures"][0]
     size = SIZES[architecture] if architecture in SIZES else config["vision_config"]["image_size"]
-    return int(size[0] if isinstance(size, list) else size)
+    tiles = 2 if config["model_type"] in ("idefics3", "smolvlm") else 1
+    return tiles * int(size[0] if isinstance(size, list) else size)
 
 
 if __name__ == "__main__":

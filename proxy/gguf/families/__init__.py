@@ -82,6 +82,7 @@ from proxy.gguf.families.rwkv6 import RWKV6
 from proxy.gguf.families.rwkv7 import RWKV7
 from proxy.gguf.families.seed_oss import SEED_OSS
 from proxy.gguf.families.smallthinker import SMALL_THINKER
+from proxy.gguf.families.smolvlm import SMOLVLM
 from proxy.gguf.families.stablelm import STABLELM, STABLELM_EPOCH
 from proxy.gguf.families.starcoder2 import STARCODER2
 from proxy.gguf.families.step35 import STEP35
@@ -151,6 +152,7 @@ FAMILIES: Mapping[str, Family] = {
     "HunYuanDenseV1ForCausalLM": HUNYUAN,
     "HunYuanMoEV1ForCausalLM": HUNYUAN_MOE,
     "HYV3ForCausalLM": HY_V3,
+    "Idefics3ForConditionalGeneration": SMOLVLM,
     "InternLM2ForCausalLM": INTERNLM2,
     "InternLM3ForCausalLM": INTERNLM3,
     "InternVLChatModel": INTERNVL_CHAT,
@@ -231,6 +233,7 @@ FAMILIES: Mapping[str, Family] = {
     "SeedOssForCausalLM": SEED_OSS,
     "SmallThinkerForCausalLM": SMALL_THINKER,
     "SmolLM3ForCausalLM": SMOLLM3,
+    "SmolVLMForConditionalGeneration": SMOLVLM,
     "SolarOpenForCausalLM": SOLAR_OPEN,
     "StableLMEpochForCausalLM": STABLELM_EPOCH,
     "StableLmForCausalLM": STABLELM,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from proxy.gguf.projectors.gemma3 import GEMMA3
 from proxy.gguf.projectors.gemma4 import GEMMA4_AUDIO, GEMMA4_VISION
+from proxy.gguf.projectors.idefics3 import IDEFICS3
 from proxy.gguf.projectors.internvl import INTERNVL, INTERNVL_CHAT
 from proxy.gguf.projectors.lfm2 import LFM2
 from proxy.gguf.projectors.llama4 import LLAMA4
@@ -16,6 +17,7 @@ from proxy.gguf.projectors.whisper import QWEN2_AUDIO, VOXTRAL
 TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "Gemma3ForConditionalGeneration": (GEMMA3,),
     "Gemma4ForConditionalGeneration": (GEMMA4_VISION, GEMMA4_AUDIO),
+    "Idefics3ForConditionalGeneration": (IDEFICS3,),
     "InternVLChatModel": (INTERNVL_CHAT,),
     "InternVLForConditionalGeneration": (INTERNVL,),
     "Llama4ForConditionalGeneration": (LLAMA4,),
@@ -30,5 +32,6 @@ TOWERS: Mapping[str, tuple[Tower, ...]] = {
     "Lfm2VlForConditionalGeneration": (LFM2,),
     "VoxtralForConditionalGeneration": (VOXTRAL,),
     "PaddleOCRVLForConditionalGeneration": (PADDLEOCR,),
+    "SmolVLMForConditionalGeneration": (IDEFICS3,),
 }
 """By the first of `architectures` in config.json."""

@@ -6,10 +6,13 @@ from tests.gguf.tiny_repositories.towers import (
     CLIP_MEAN,
     CLIP_STD,
     FEED_FORWARD,
+    HALF,
     HEADS,
     HIDDEN,
+    LAYERS,
     PATCH,
     TinyTower,
+    clip_layers,
 )
 
 if TYPE_CHECKING:
@@ -68,3 +71,39 @@ MISTRAL3_TOWER = TinyTower(
     },
     images={**_CLIP, "patch_size": PATCH, "size": {"longest_edge": 8 * PATCH}},
 )
+
+
+def _idefics3(weights: "Weights") -> None:
+    weights.linear("model.connector.modality_projection.proj", weights.text, 4 * HIDDEN)
+    encoder = "model.vision_model."
+    weights.add(f"{encoder}embeddings.patch_embedding.weight", HIDDEN, 3, PATCH, PATCH)
+    weights.add(f"{encoder}embeddings.patch_embedding.bias", HIDDEN)
+    weights.add(f"{encoder}embeddings.position_embedding.weight", 64, HIDDEN)
+    clip_layers(weights, encoder)
+    weights.norm(f"{encoder}post_layernorm", HIDDEN, bias=True)
+
+
+def idefics3_tower(image_token: int, model_type: str) -> TinyTower:
+    vision = {
+        "hidden_size": HIDDEN,
+        "intermediate_size": FEED_FORWARD,
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": LAYERS,
+        "image_size": 8 * PATCH,
+        "patch_size": PATCH,
+        "max_image_size": {"longest_edge": 8 * PATCH},
+        "size": {"longest_edge": 16 * PATCH},
+        "model_type": model_type,
+    }
+    return TinyTower(
+        _idefics3,
+        vision,
+        {"image_token_id": image_token, "scale_factor": 2},
+        images={
+            "image_mean": HALF,
+            "image_std": HALF,
+            "do_image_splitting": True,
+            "max_image_size": {"longest_edge": 8 * PATCH},
+            "size": {"longest_edge": 16 * PATCH},
+        },
+    )
