@@ -30,11 +30,13 @@ CLASSES: Mapping[str, Mapping[str, Any]] = json.loads(
 SAME_CLASS = {
     "Ernie4_5_ForCausalLM": "Ernie4_5ForCausalLM",
     "ExaoneMoEForCausalLM": "ExaoneMoeForCausalLM",
+    "Idefics3ForConditionalGeneration": "LlamaForCausalLM",
     "InternVLForConditionalGeneration": "Qwen2ForCausalLM",
     "LFM2ForCausalLM": "Lfm2ForCausalLM",
     "Lfm2VlForConditionalGeneration": "Lfm2ForCausalLM",
     "Qwen2Model": "Qwen2ForCausalLM",
     "Qwen3Model": "Qwen3ForCausalLM",
+    "SmolVLMForConditionalGeneration": "LlamaForCausalLM",
 }
 TESTED = sorted(CLASSES.keys() - SAME_CLASS.keys())
 OLDER_ROPE_KEYS = (
