@@ -75,7 +75,7 @@ IDEFICS3 = Tower(
     harmless_keys=frozenset({"size", "max_image_size", "use_base_siglip"}),
     f32=("v.patch_embd.weight", "v.position_embd.weight"),
     shapes={
-        "position_embd.weight": "n_embd patches",
+        "position_embd.weight": "n_embd n_pos",
         "post_ln.weight": "n_embd",
         "post_ln.bias": "n_embd",
         "mm.model.fc.weight": "merged n_text",

@@ -26,7 +26,7 @@ def _tiles(view: View) -> Seen:
     size = vision["image_size"]
     count = (size // vision["patch_size"] // view.config["scale_factor"]) ** 2
     image = [view.config["image_token_id"]] * count
-    rows, columns = (length // size for length in view.picture.shape[:2])
+    rows, columns = (length // size for length in view.medium.shape[:2])
     tokens: list[int] = []
     parts = []
     for row in range(rows):
