@@ -34,7 +34,7 @@ async def _ask(client: Client, model: str, medium: bytes, expected: Mapping[str,
         "stream": False,
         "logprobs": True,
         "top_logprobs": CANDIDATES,
-        "options": OPTIONS | {"num_predict": max(len(expected["continuation"]), 1), "num_ctx": 1024},
+        "options": OPTIONS | {"num_predict": max(len(expected["continuation"]), 1), "num_ctx": 2048},
     }
     status, content = await client.post("/api/generate", body)
     assert status == 200, content

@@ -36,5 +36,10 @@ _NEWER = (
     *("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"),
 )
 SEEN: Mapping[str, Callable[[View], Seen]] = dict.fromkeys((*_OLDER, *_NEWER), _qwen)
-SIZES: Mapping[str, int] = {**dict.fromkeys(_OLDER, 12 * 14), **dict.fromkeys(_NEWER, 12 * 16)}
-"""12 patches: more than a window has, and than have a position each."""
+SIZES: Mapping[str, int] = {
+    **dict.fromkeys(_OLDER, 64 * 14),
+    **dict.fromkeys(_NEWER[:2], 64 * 16),
+    **dict.fromkeys(_NEWER[2:], 12 * 16),
+}
+"""12 patches are more than a window has, and than have a position each. Of 64 patches each way, four of which are a token,
+Ollama resizes none: it asks llama-server for at least 1024 tokens (`qwenVLServerArgs` in llm/llama_server.go, 0.40)."""
