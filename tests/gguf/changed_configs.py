@@ -8,7 +8,6 @@ from typing import Any
 from proxy.gguf import conversion
 from proxy.gguf.families import FAMILIES
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.gguf.tiny_repositories.sighted import SIGHTED
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import SourceTensors, plan_of, readable_tensors
 from tests.kit.tiny_conversions import small_files
@@ -31,7 +30,7 @@ def repository(name: str) -> tuple[Mapping[str, bytes], SourceTensors]:
 
 
 def architecture_of(name: str) -> str:
-    return ENCODERS[name][0] if name in ENCODERS else {**SIGHTED, **REPOSITORIES}[name].architecture
+    return ENCODERS[name][0] if name in ENCODERS else REPOSITORIES[name].architecture
 
 
 def text_of(config: dict[str, Any], architecture: str) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from proxy.gguf.unread_keys import check_unread_keys
 from tests.gguf.changed_configs import ENCODERS, OWN_CODE, architecture_of, changed, repository, text_of
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import YARN
-from tests.gguf.tiny_repositories.sighted import SIGHTED
 from tests.gguf.writing import plan_of, value_of
 
 CLASSES: Mapping[str, Mapping[str, Any]] = json.loads(
@@ -35,9 +34,11 @@ SAME_CLASS = {
     "InternVLForConditionalGeneration": "Qwen2ForCausalLM",
     "LFM2ForCausalLM": "Lfm2ForCausalLM",
     "Lfm2VlForConditionalGeneration": "Lfm2ForCausalLM",
+    "Qwen2AudioForConditionalGeneration": "Qwen2ForCausalLM",
     "Qwen2Model": "Qwen2ForCausalLM",
     "Qwen3Model": "Qwen3ForCausalLM",
     "SmolVLMForConditionalGeneration": "LlamaForCausalLM",
+    "VoxtralForConditionalGeneration": "LlamaForCausalLM",
 }
 TESTED = sorted(CLASSES.keys() - SAME_CLASS.keys())
 OLDER_ROPE_KEYS = (
@@ -61,7 +62,7 @@ ONLY_IN_4_57: Mapping[str, tuple[str, ...]] = {
 
 
 def names_of(architecture: str) -> list[str]:
-    return [name for name in (*REPOSITORIES, *SIGHTED, *ENCODERS) if architecture_of(name) == architecture]
+    return [name for name in (*REPOSITORIES, *ENCODERS) if architecture_of(name) == architecture]
 
 
 def differs(result: conversion.Conversion, other: conversion.Conversion) -> bool:

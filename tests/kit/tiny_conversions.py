@@ -14,7 +14,6 @@ from proxy.gguf.tensor_sources import FixedBytes
 from proxy.gguf.tensors import GgufError, TensorInfo
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import Weights
-from tests.gguf.tiny_repositories.sighted import SIGHTED
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import SourceTensors, made, plan, plan_of, readable_tensors, write
 
@@ -34,7 +33,7 @@ ODD_VALUES = st.one_of(
 
 @lru_cache(maxsize=4)
 def repository(name: str) -> Mapping[str, bytes]:
-    return {**SIGHTED, **REPOSITORIES}[name].files()
+    return REPOSITORIES[name].files()
 
 
 @cache

@@ -41,5 +41,5 @@ SIZES: Mapping[str, int] = {
     **dict.fromkeys(_NEWER[:2], 64 * 16),
     **dict.fromkeys(_NEWER[2:], 12 * 16),
 }
-"""12 patches are more than a window has, and than have a position each. Of 64 patches each way, four of which are a token,
-Ollama resizes none: it asks llama-server for at least 1024 tokens (`qwenVLServerArgs` in llm/llama_server.go, 0.40)."""
+"""12 patches are more than a window has, and than have a position each. Ollama enlarges pictures of the older ones to
+1024 tokens, which are 64 patches each way (`qwenVLServerArgs` in llm/llama_server.go, 0.40)."""
