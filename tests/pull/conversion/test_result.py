@@ -79,15 +79,13 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     assert (weights.digest, weights.size) == (digest_of(expected), len(expected))
     assert not any("converting" in line["status"] for line in lines)
 
-    assert digest_of(converted(files)) in ollama.models.used_digests()
-
 
 async def test_the_text_models_architecture_has_to_run(hub: StandInHub, ollama: StandInOllama) -> None:
     """One architecture in config.json becomes one of two in the GGUF."""
     for name in ("mistral3_eyes", "ministral3_eyes"):
         hub.add(f"acme/{name}", REPOSITORIES[name].files())
     async with (
-        App(settings(hub.endpoint, ollama.url)) as app,
+        App(settings(hub.endpoint, ollama.url, pull={"vision": False})) as app,
         aiohttp.ClientSession() as session,
     ):
         client = Client(app.address.url, session)
