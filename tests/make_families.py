@@ -29,9 +29,10 @@ from proxy.planning.capabilities import (
 )
 from tests.gguf.differences import LEFT_OUT, WITHOUT_FIGURES, differences, llama_cpp_figures
 from tests.gguf.projecting import ONLY_OURS, OTHER_VALUES, TOWERED
+from tests.gguf.tiny_repositories.sighted import SIGHTED
 from tests.kit.tiny_conversions import plan_with
 from tests.real.make_logprobs import TOLERANCE, WITHOUT_LOGPROBS
-from tests.real.measuring import FILES, MEASURED
+from tests.real.measuring import ALL_FILES, FILES, MEASURED
 from tests.real.test_embedding import EMBEDDERS
 from tests.real.test_logprobs import DEVIATIONS, LOGPROBS, WINDOWS, WINDOWS_REASON
 
@@ -82,7 +83,7 @@ def _config(files: Mapping[str, bytes]) -> dict[str, Any]:
 def _configs() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """The config.json of each repository, and of each repository whose vectors are compared."""
     return (
-        {name: _config(files()) for name, files in FILES.items()},
+        {name: _config(files()) for name, files in ALL_FILES.items()},
         {name: _config(files()) for name, files in EMBEDDERS.items()},
     )
 
@@ -95,12 +96,17 @@ def _family(config: Mapping[str, Any]) -> Family:
 def _representatives(architecture: str) -> list[tuple[str, ...]]:
     """Repositories and embedders with this architecture; if there are none, those of the same family."""
     own = [
-        tuple(name for name, config in configs.items() if config["architectures"][0] == architecture)
-        for configs in _configs()
+        tuple(name for name, config in configs.items() if config["architectures"][0] == architecture and name in names)
+        for configs, names in zip(_configs(), (FILES, EMBEDDERS), strict=True)
     ]
     if any(own):
         return own
-    return [tuple(name for name, config in configs.items() if _is_same(architecture, config)) for configs in _configs()]
+    if sighted := tuple(name for name, tiny in SIGHTED.items() if tiny.architecture == architecture):
+        return [sighted, ()]
+    return [
+        tuple(name for name, config in configs.items() if name in names and _is_same(architecture, config))
+        for configs, names in zip(_configs(), (FILES, EMBEDDERS), strict=True)
+    ]
 
 
 def _is_same(architecture: str, config: Mapping[str, Any]) -> bool:
@@ -160,6 +166,8 @@ def _share(part: Sequence[str], whole: Sequence[str]) -> str:
 
 
 def _cell(row: Row, measured: Mapping[str, Mapping[str, Any]]) -> str:
+    if SIGHTED.keys() >= set(row.repositories):
+        return "[below](#models-that-see-and-hear)"
     deltas, cosines, quantizations = (measured.get(kind, {}) for kind in ("delta", "cosine", "quantization"))
     parts = []
     with_logprobs = [name for name in row.repositories if name in LOGPROBS]
