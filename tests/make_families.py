@@ -255,6 +255,51 @@ def _refusals(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
+MODELS_PAGE = PAGE.with_name("models.md")
+START, END = "<!-- python -m tests.make_families writes this table -->", "<!-- end of the table -->"
+MODELS: Mapping[str, str] = {
+    "Gemma3ForConditionalGeneration": "Gemma 3 from 4B on",
+    "Gemma4ForConditionalGeneration": "Gemma 4",
+    "Idefics3ForConditionalGeneration": "Idefics 3, SmolVLM",
+    "InternVLChatModel": "InternVL with InternViT-300M",
+    "InternVLForConditionalGeneration": "InternVL (-hf)",
+    "Lfm2VlForConditionalGeneration": "LFM2-VL",
+    "Llama4ForConditionalGeneration": "Llama 4",
+    "Mistral3ForConditionalGeneration": "Mistral Small 3.1 to 4, Ministral 3",
+    "PaddleOCRVLForConditionalGeneration": "PaddleOCR-VL",
+    "Qwen2AudioForConditionalGeneration": "Qwen2-Audio",
+    "Qwen2VLForConditionalGeneration": "Qwen2-VL",
+    "Qwen2_5_VLForConditionalGeneration": "Qwen2.5-VL",
+    "Qwen3VLForConditionalGeneration": "Qwen3-VL",
+    "Qwen3VLMoeForConditionalGeneration": "Qwen3-VL with experts",
+    "Qwen3_5ForConditionalGeneration": "Qwen3.5",
+    "Qwen3_5MoeForConditionalGeneration": "Qwen3.5 with experts",
+    "SmolVLMForConditionalGeneration": "SmolVLM 2",
+    "VoxtralForConditionalGeneration": "Voxtral",
+}
+"""Architecture → the names that people know."""
+
+
+def models_table() -> str:
+    """What sees and hears, by the declarations."""
+    lines = ["| model | `architectures` | sees | hears | from Ollama |", "|---|---|---|---|---|"]
+    for architecture, towers in sorted(TOWERS.items(), key=lambda one: MODELS[one[0]].casefold()):
+        abilities = {tower.ability for tower in towers}
+        marks = ("yes" if ability in abilities else "" for ability in ("see", "hear"))
+        since = max(
+            *(CAPABLE.projector_since(tower.kind) for tower in towers),
+            runs_since(architecture, FAMILIES[architecture].architecture),
+        )
+        lines.append(f"| {MODELS[architecture]} | {architecture} | {' | '.join(marks)} | {since} |")
+    return "\n".join(lines)
+
+
+def models_page() -> str:
+    """docs/models.md with this table."""
+    before, _, rest = MODELS_PAGE.read_text().partition(START)
+    return f"{before}{START}\n\n{models_table()}\n\n{END}{rest.partition(END)[2]}"
+
+
 def page() -> str:
     measured = json.loads(MEASURED.read_bytes())
     sections = [
@@ -278,3 +323,4 @@ def page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    MODELS_PAGE.write_text(models_page())

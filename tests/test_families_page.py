@@ -9,7 +9,7 @@ import pytest
 
 from proxy.gguf.families import FAMILIES
 from proxy.planning.capabilities import LLAMA_SERVER, capabilities_of
-from tests.make_families import PAGE, page
+from tests.make_families import MODELS_PAGE, PAGE, models_page, page
 from tests.real.make_logprobs import TOLERANCE
 from tests.real.measuring import FILES, MEASURED
 from tests.real.test_embedding import EMBEDDERS
@@ -20,6 +20,10 @@ RECORDED: Mapping[str, Mapping[str, Mapping[str, Any]]] = json.loads(MEASURED.re
 
 def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text() == page(), "run python -m tests.make_families"
+
+
+def test_the_table_of_models_that_see_is_up_to_date() -> None:
+    assert MODELS_PAGE.read_text() == models_page(), "run python -m tests.make_families"
 
 
 def test_every_architecture_has_a_row() -> None:
