@@ -28,7 +28,7 @@ from proxy.planning.capabilities import (
     runs_since,
 )
 from tests.gguf.differences import LEFT_OUT, WITHOUT_FIGURES, differences, llama_cpp_figures
-from tests.gguf.projecting import ONLY_OURS, OTHER_VALUES, TOWERED
+from tests.gguf.projecting import ONLY_OURS, OTHER_NAMES, OTHER_VALUES, TOWERED
 from tests.gguf.tiny_repositories.sighted import SIGHTED
 from tests.kit.tiny_conversions import plan_with
 from tests.real.make_logprobs import TOLERANCE, WITHOUT_LOGPROBS
@@ -198,8 +198,10 @@ SEEN = """Each has a tiny repository with a tower of random weights. The columns
 - **converter**: `equal` if all tensors and keys of the projector (F16) are bit by bit those of llama.cpp's converter
   (b11434). Otherwise the keys that differ.
 - **a column for each Ollama**: the largest difference between the logprobs of the first token in Ollama and in
-  transformers 5.24, over three pictures (red, blue, four colors). The text is F32 and the projector F16. The prompts
-  had equally many tokens, and the greedy tokens were the same.
+  transformers 5.24, over three pictures (red, blue, four colors) or three sounds. The text is F32 and the projector
+  F16. The prompts had equally many tokens, and the greedy tokens were the same. Where a pull warns that llama.cpp
+  computes otherwise than the authors' code, transformers was changed to do the same (Gemma 4, Llama 4, Qwen2-Audio,
+  Voxtral); InternVL's difference is the one that its pull warns of.
 """
 
 
@@ -209,7 +211,8 @@ def _sights(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = [titles, ["---"] * len(titles)]
     for architecture, towers in sorted(TOWERS.items()):
         names = [name for name, tiny in TOWERED.items() if tiny.architecture == architecture]
-        keys = sorted({key for name in names for key in {**ONLY_OURS.get(name, {}), **OTHER_VALUES.get(name, {})}})
+        keys = {key for name in names for key in {**ONLY_OURS.get(name, {}), **OTHER_VALUES.get(name, {})}}
+        keys |= {OTHER_NAMES[name][1].strip(".") for name in names if name in OTHER_NAMES}
         kinds, abilities = (dict.fromkeys(getattr(tower, key) for tower in towers) for key in ("kind", "ability"))
         since = max(CAPABLE.projector_since(tower.kind) for tower in towers)
         deltas = [
@@ -218,7 +221,7 @@ def _sights(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
             else "not run"
             for figures in columns.values()
         ]
-        equal = ", ".join(f"`{key}`" for key in keys) or "equal"
+        equal = ", ".join(f"`{key}`" for key in sorted(keys)) or "equal"
         lines.append([architecture, ", ".join(kinds), ", ".join(abilities), str(since), equal, *deltas])
     return [SEEN, *(f"| {' | '.join(cells)} |" for cells in lines)]
 
