@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ TOWERED: Mapping[str, Tiny] = {
     name: tiny for name, tiny in {**REPOSITORIES, **SIGHTED}.items() if tiny.towers and tiny.architecture in TOWERS
 }
 """Tiny repositories of models that see or hear."""
+
+
+@lru_cache(maxsize=32)
+def towered(name: str) -> Mapping[str, bytes]:
+    """The files of such a repository."""
+    return TOWERED[name].files()
+
+
 LEFT_OUT = ("general.sampling.*",)
 """Patterns of keys that only llama.cpp's converter writes; Ollama has these values in its parameters."""
 ONLY_OURS: Mapping[str, Mapping[str, str]] = {

