@@ -22,9 +22,9 @@ from proxy.planning.capabilities import (
     LLAMA_SERVER,
     OLDEST,
     PRE_TOKENIZER_SINCE,
+    PROJECTORS_SINCE,
     RUNS_SINCE,
     Version,
-    capabilities_of,
     runs_since,
 )
 from tests.gguf.differences import LEFT_OUT, WITHOUT_FIGURES, differences, llama_cpp_figures
@@ -37,7 +37,6 @@ from tests.real.test_embedding import EMBEDDERS
 from tests.real.test_logprobs import DEVIATIONS, LOGPROBS, WINDOWS, WINDOWS_REASON
 
 PRE = "tokenizer.ggml.pre"
-CAPABLE = capabilities_of(None)
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 INTRODUCTION = f"""# Measurements of each family
 
@@ -216,7 +215,6 @@ def _sights(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
         keys = {key for name in names for key in {**ONLY_OURS.get(name, {}), **OTHER_VALUES.get(name, {})}}
         keys |= {OTHER_NAMES[name][1].strip(".") for name in names if name in OTHER_NAMES}
         kinds, abilities = (dict.fromkeys(getattr(tower, key) for tower in towers) for key in ("kind", "ability"))
-        since = max(CAPABLE.projector_since(tower.kind) for tower in towers)
         deltas = [
             f"{max(figures[name] for name in names if name in figures):.5f}"
             if any(name in figures for name in names)
@@ -224,7 +222,7 @@ def _sights(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
             for figures in columns.values()
         ]
         equal = ", ".join(f"`{key}`" for key in sorted(keys)) or "equal"
-        lines.append([architecture, ", ".join(kinds), ", ".join(abilities), str(since), equal, *deltas])
+        lines.append([architecture, ", ".join(kinds), ", ".join(abilities), str(PROJECTORS_SINCE), equal, *deltas])
     return [SEEN, *(f"| {' | '.join(cells)} |" for cells in lines)]
 
 
@@ -291,10 +289,7 @@ def models_table() -> str:
     for architecture, towers in sorted(TOWERS.items(), key=lambda one: MODELS[one[0]].casefold()):
         abilities = {tower.ability for tower in towers}
         marks = ("yes" if ability in abilities else "" for ability in ("see", "hear"))
-        since = max(
-            *(CAPABLE.projector_since(tower.kind) for tower in towers),
-            runs_since(architecture, FAMILIES[architecture].architecture),
-        )
+        since = max(PROJECTORS_SINCE, runs_since(architecture, FAMILIES[architecture].architecture))
         lines.append(f"| {MODELS[architecture]} | {architecture} | {' | '.join(marks)} | {since} |")
     return "\n".join(lines)
 

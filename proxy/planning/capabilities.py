@@ -162,8 +162,9 @@ DRAFTS_SINCE: Mapping[str, Version] = {
 """The first version whose llama.cpp drafts tokens with the layers for multi-token prediction of an architecture, read
 from src/models at the llama.cpp of every release. LLAMA_SERVER does with those that are not listed, and it is the first
 version that asks for it: `hasMTPDraft` in llm/llama_server.go."""
-PROJECTORS_SINCE: Mapping[str, Version] = {}
-"""By the kind of the projector; LLAMA_SERVER is the first version that uses those that are not listed."""
+PROJECTORS_SINCE = LLAMA_SERVER
+"""The first version that uses the projectors that the proxy makes: its llama.cpp (b9453) knows all their kinds
+(tools/mtmd/clip-impl.h)."""
 NO_DRAFTS: Mapping[str, tuple[int, int]] = {"nemotron_h": (0, 40)}
 """A release with an older llama.cpp (b10242) than those before it. Its loader refuses the layer."""
 UNSUPPORTED = ("TQ1_0", "TQ2_0")
@@ -252,10 +253,6 @@ class Capabilities:
         if self.version[:2] == NO_DRAFTS.get(architecture):
             return f"{self.ollama} does not use them; the releases from {since} on do, before this one"
         return "" if self.version >= since else f"{self.ollama} does not use them; {since} or newer does"
-
-    def projector_since(self, kind: str) -> Version:
-        """The first version that uses a projector of this kind, as llama.cpp names it (tools/mtmd/clip-impl.h)."""
-        return PROJECTORS_SINCE.get(kind, LLAMA_SERVER)
 
     @property
     def runs_llama_server(self) -> bool:

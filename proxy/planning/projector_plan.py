@@ -9,6 +9,7 @@ from proxy.gguf.projection import NoTowers, Projection, project
 from proxy.gguf.projectors import TOWERS
 from proxy.gguf.projectors.common import ADDED_TOKENS, added_tokens
 from proxy.gguf.tokenizer_files import TokenizerFiles
+from proxy.planning.capabilities import PROJECTORS_SINCE
 from proxy.planning.json_files import json_object
 from proxy.planning.material import Material, conversion_errors, recipe_of, tensors_of
 from proxy.planning.plan import PlanRequest, Upload, weight_upload
@@ -24,13 +25,11 @@ def wants_projector(request: PlanRequest, architecture: str) -> bool:
     towers = TOWERS.get(architecture, ())
     if not towers or not request.vision:
         return False
-    capabilities = request.capabilities
-    for tower in towers:
-        if capabilities.version < (since := capabilities.projector_since(tower.kind)):
-            raise NotConvertible(
-                f"{request.repository.id}: with {capabilities.ollama} this model could not {tower.ability}; update "
-                f"Ollama to {since} or newer; {TEXT_ALONE}"
-            )
+    if request.capabilities.version < PROJECTORS_SINCE:
+        raise NotConvertible(
+            f"{request.repository.id}: with {request.capabilities.ollama} this model could not {towers[0].ability}; "
+            f"update Ollama to {PROJECTORS_SINCE} or newer; {TEXT_ALONE}"
+        )
     return True
 
 

@@ -227,35 +227,41 @@ class Oracle:
     """Text by token id. None if a server does not show the token alone: part of a character, or a special token."""
 
     def figures(self, prompt: str) -> dict[str, Any]:
-        """The recorded values for one prompt.
+        """The recorded values for one prompt."""
+        return {"prompt": prompt, **greedy(self.encode(prompt), self.logits, self.texts, STEPS)}
 
-        `tokens` is the number of the prompt's tokens. `first` has the most likely next tokens and their logprobs;
-        `tolerance` is the largest allowed difference from these. `continuation` has at most `STEPS` greedy tokens. It
-        ends early if the next token has no text of its own, or if two tokens are equally likely within the tolerance.
-        """
-        torch = import_module("torch")
-        tokens = self.encode(prompt)
-        first: list[tuple[str | None, float]] = []
-        continuation: list[str] = []
-        count, tolerance = len(tokens), 0.0
-        while len(continuation) < STEPS:
-            logprobs = torch.log_softmax(self.logits(tokens), -1)
-            values, numbers = (each.tolist() for each in torch.topk(logprobs, CANDIDATES))
-            if not first:
-                tolerance = min(TOLERANCE, logprobs.std().item() / FLATNESS)
-                first = [(self.texts[at], round(value, DIGITS)) for at, value in zip(numbers, values, strict=True)]
-            text = self.texts[numbers[0]]
-            if text is None or values[0] - values[1] < tolerance:
-                break
-            continuation.append(text)
-            tokens.append(numbers[0])
-        return {
-            "prompt": prompt,
-            "tokens": count,
-            "tolerance": round(tolerance, DIGITS),
-            "first": first,
-            "continuation": continuation,
-        }
+
+def greedy(
+    prompt: Sequence[int], logits: Callable[[list[int]], Any], texts: Sequence[str | None], steps: int
+) -> dict[str, Any]:
+    """The recorded values for the tokens of a prompt. `logits` and `texts` are those of an `Oracle`.
+
+    `tokens` is the number of the prompt's tokens. `first` has the most likely next tokens and their logprobs;
+    `tolerance` is the largest allowed difference from these. `continuation` has at most `steps` greedy tokens. It
+    ends early if the next token has no text of its own, or if two tokens are equally likely within the tolerance.
+    """
+    torch = import_module("torch")
+    tokens = list(prompt)
+    first: list[tuple[str | None, float]] = []
+    continuation: list[str] = []
+    tolerance = 0.0
+    while len(continuation) < steps:
+        logprobs = torch.log_softmax(logits(tokens), -1)
+        values, numbers = (each.tolist() for each in torch.topk(logprobs, CANDIDATES))
+        if not first:
+            tolerance = min(TOLERANCE, logprobs.std().item() / FLATNESS)
+            first = [(texts[at], round(value, DIGITS)) for at, value in zip(numbers, values, strict=True)]
+        text = texts[numbers[0]]
+        if text is None or values[0] - values[1] < tolerance:
+            break
+        continuation.append(text)
+        tokens.append(numbers[0])
+    return {
+        "tokens": len(prompt),
+        "tolerance": round(tolerance, DIGITS),
+        "first": first,
+        "continuation": continuation,
+    }
 
 
 def text_alone(name: str) -> Mapping[str, bytes]:

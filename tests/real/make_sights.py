@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.gguf.projecting import TOWERED
 from tests.gguf.tiny_repositories.tokenizer import WORDS
 from tests.kit.pictures import pictures, png
 from tests.kit.sounds import sounds, wav
-from tests.real.make_logprobs import CANDIDATES, DIGITS, FLATNESS, TOLERANCE, shown, tokenizer_of
+from tests.real.make_logprobs import greedy, shown, tokenizer_of
 from tests.real.seeing import IN_TRANSFORMERS, SEEN, SIZES, UNSEEN
 from tests.real.seeing.view import Medium, Seen, View
 
@@ -59,30 +60,9 @@ class Model:
         seen = SEEN[self.architecture](View(self.config, self.images, self.encode, medium))
         seen.adapt(self._model)
         tokens = [*self._first, *seen.tokens, *self.encode(prompt)]
-        count = len(tokens)
-        first: list[tuple[str | None, float]] = []
-        continuation: list[str] = []
-        tolerance = 0.0
-        while len(continuation) < STEPS:
-            logprobs = self._torch.log_softmax(self._logits(tokens, seen), -1)
-            values, numbers = (each.tolist() for each in self._torch.topk(logprobs, CANDIDATES))
-            if not first:
-                tolerance = min(TOLERANCE, logprobs.std().item() / FLATNESS)
-                first = [(self._texts[at], round(value, DIGITS)) for at, value in zip(numbers, values, strict=True)]
-            text = self._texts[numbers[0]]
-            if text is None or values[0] - values[1] < tolerance:
-                break
-            continuation.append(text)
-            tokens.append(numbers[0])
-        return {
-            "prompt": prompt,
-            "tokens": count,
-            "tolerance": round(tolerance, DIGITS),
-            "first": first,
-            "continuation": continuation,
-        }
+        return {"prompt": prompt, **greedy(tokens, partial(self._logits, seen), self._texts, STEPS)}
 
-    def _logits(self, tokens: list[int], seen: Seen) -> Any:
+    def _logits(self, seen: Seen, tokens: list[int]) -> Any:
         inputs = {**seen.inputs, **seen.of_tokens(tokens)}
         with self._torch.no_grad():
             answer = self._model(input_ids=self._torch.tensor([tokens]), use_cache=False, **inputs)

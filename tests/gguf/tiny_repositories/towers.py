@@ -37,18 +37,22 @@ def clip_layers(
         weights.linear(f"{name}mlp.fc2", hidden, feed_forward, bias=True)
 
 
+def siglip(weights: "Weights", encoder: str, layers: int = LAYERS) -> None:
+    """SigLIP for pictures of 8 x 8 patches."""
+    weights.add(f"{encoder}embeddings.patch_embedding.weight", HIDDEN, 3, PATCH, PATCH)
+    weights.add(f"{encoder}embeddings.patch_embedding.bias", HIDDEN)
+    weights.add(f"{encoder}embeddings.position_embedding.weight", 64, HIDDEN)
+    clip_layers(weights, encoder, layers=layers)
+    weights.norm(f"{encoder}post_layernorm", HIDDEN, bias=True)
+
+
 def _gemma3(weights: "Weights") -> None:
     weights.linear("multi_modal_projector.mm_input_projection", HIDDEN, weights.text)
     weights.tensors["multi_modal_projector.mm_input_projection_weight"] = weights.tensors.pop(
         "multi_modal_projector.mm_input_projection.weight"
     )
     weights.add("multi_modal_projector.mm_soft_emb_norm.weight", HIDDEN)
-    encoder = "vision_tower.vision_model."
-    weights.add(f"{encoder}embeddings.patch_embedding.weight", HIDDEN, 3, PATCH, PATCH)
-    weights.add(f"{encoder}embeddings.patch_embedding.bias", HIDDEN)
-    weights.add(f"{encoder}embeddings.position_embedding.weight", 64, HIDDEN)
-    clip_layers(weights, encoder)
-    weights.norm(f"{encoder}post_layernorm", HIDDEN, bias=True)
+    siglip(weights, "vision_tower.vision_model.")
 
 
 _VIT = {

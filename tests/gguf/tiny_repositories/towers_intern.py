@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tests.gguf.tiny_repositories.towers import FEED_FORWARD, HALF, HEADS, HIDDEN, PATCH, TinyTower, clip_layers
+from tests.gguf.tiny_repositories.towers import FEED_FORWARD, HALF, HEADS, HIDDEN, PATCH, TinyTower, clip_layers, siglip
 
 if TYPE_CHECKING:
     from tests.gguf.tiny_repositories.repository import Weights
@@ -207,12 +207,7 @@ def lfm2_tower(image_token: int) -> TinyTower:
 
 
 def _paddleocr(weights: "Weights") -> None:
-    encoder = "visual.vision_model."
-    weights.add(f"{encoder}embeddings.patch_embedding.weight", HIDDEN, 3, PATCH, PATCH)
-    weights.add(f"{encoder}embeddings.patch_embedding.bias", HIDDEN)
-    weights.add(f"{encoder}embeddings.position_embedding.weight", _SIDE**2, HIDDEN)
-    clip_layers(weights, encoder, layers=_THREE_LAYERS)
-    weights.norm(f"{encoder}post_layernorm", HIDDEN, bias=True)
+    siglip(weights, "visual.vision_model.", _THREE_LAYERS)
     weights.norm("mlp_AR.pre_norm", HIDDEN, bias=True)
     weights.linear("mlp_AR.linear_1", 4 * HIDDEN, 4 * HIDDEN, bias=True)
     weights.linear("mlp_AR.linear_2", weights.text, 4 * HIDDEN, bias=True)

@@ -12,7 +12,7 @@ from tests.gguf.tiny_repositories.towers import (
     LAYERS,
     PATCH,
     TinyTower,
-    clip_layers,
+    siglip,
 )
 
 if TYPE_CHECKING:
@@ -75,12 +75,7 @@ MISTRAL3_TOWER = TinyTower(
 
 def _idefics3(weights: "Weights") -> None:
     weights.linear("model.connector.modality_projection.proj", weights.text, 4 * HIDDEN)
-    encoder = "model.vision_model."
-    weights.add(f"{encoder}embeddings.patch_embedding.weight", HIDDEN, 3, PATCH, PATCH)
-    weights.add(f"{encoder}embeddings.patch_embedding.bias", HIDDEN)
-    weights.add(f"{encoder}embeddings.position_embedding.weight", 64, HIDDEN)
-    clip_layers(weights, encoder)
-    weights.norm(f"{encoder}post_layernorm", HIDDEN, bias=True)
+    siglip(weights, "model.vision_model.")
 
 
 def idefics3_tower(image_token: int, model_type: str) -> TinyTower:
